@@ -1,0 +1,79 @@
+//! The messages between cores, and between cores and the control thread: one closed enum each way.
+//!
+//! No event of Discord ever crosses: only hand-overs, identify turns, addresses, drain and reports.
+
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use crate::shard::report::ShardReport;
+use crate::wire::http::PlainRequest;
+use crate::wire::{CloseCode, ShardId};
+
+/// Mail for a core.
+pub enum ToCore {
+    /// A client that named a shard of this core in its IDENTIFY or RESUME.
+    HandOver(Box<super::client::HandOver>),
+    /// The shard may connect now and IDENTIFY no earlier than `not_before`.
+    IdentifyTurn { shard: ShardId, not_before: Instant },
+    /// Answer to `ToControl::Resolve`; the error is a sentence.
+    Resolved { shard: ShardId, addresses: Result<Vec<SocketAddr>, String> },
+    /// Answer with a report of every shard of this core.
+    Report(mpsc::Sender<CoreReport>),
+    /// Stop accepting, send what is buffered, close clients resumably and Discord's connections with this code, then answer
+    /// `ToControl::Drained`. Ends by itself after `within`.
+    Drain { upstream_close: CloseCode, within: Duration },
+}
+
+/// Mail for the control thread.
+pub enum ToControl {
+    /// The shard wants to IDENTIFY.
+    IdentifyWanted { shard: ShardId },
+    /// The shard sent its IDENTIFY.
+    IdentifySent { shard: ShardId, at: Instant },
+    /// The shard's turn ended without an IDENTIFY (the connection failed before, or it is not needed any more).
+    IdentifyReturned { shard: ShardId },
+    /// Resolve a host of Discord's.
+    Resolve { shard: ShardId, host: String, port: u16 },
+    /// An HTTP request that is not a WebSocket upgrade; the socket is blocking and has a send timeout.
+    Page { socket: TcpStream, request: PlainRequest },
+    /// The core has drained and its thread ends.
+    Drained { core: usize },
+    /// The core's loop failed and its thread ends: the process cannot go on.
+    CoreFailed { core: usize, error: String },
+    /// SIGTERM or SIGINT.
+    Stop,
+}
+
+/// Sends mail to one core and wakes it.
+#[derive(Clone)]
+pub struct CoreSender {
+    mail: mpsc::Sender<ToCore>,
+    wake: Arc<std::os::fd::OwnedFd>,
+}
+
+impl CoreSender {
+    pub(super) fn new(mail: mpsc::Sender<ToCore>, wake: Arc<std::os::fd::OwnedFd>) -> Self {
+        Self { mail, wake }
+    }
+
+    /// False when the core has ended; the message is dropped then.
+    pub fn send(&self, message: ToCore) -> bool {
+        let sent = self.mail.send(message).is_ok();
+        super::sys::eventfd_wake(self.wake.as_raw_fd());
+        sent
+    }
+}
+
+/// What one core says of itself.
+#[derive(Debug, Default)]
+pub struct CoreReport {
+    pub core: usize,
+    /// "io_uring" or "epoll".
+    pub backend: &'static str,
+    /// Connections that have not identified yet.
+    pub greeting: usize,
+    pub shards: Vec<ShardReport>,
+}

@@ -1,0 +1,46 @@
+//! What the runtime must be told before the first core starts. `control::config` fills it.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::Duration;
+
+use crate::cache::CacheFlags;
+use crate::wire::Compression;
+
+/// Which kernel interface carries the sockets. `auto` has been decided by then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    IoUring,
+    Epoll,
+}
+
+/// One immutable value for the whole process, cloned to each core.
+#[derive(Clone, Debug)]
+pub struct RuntimeSettings {
+    pub backend: Backend,
+    /// CPU numbers to pin to; one core thread each.
+    pub cores: Vec<usize>,
+    /// Where clients connect. Each core binds it with SO_REUSEPORT; port 0 is resolved before cores start.
+    pub listen: SocketAddr,
+    /// Shards held by this process, of `shard_count` in all.
+    pub shards: Range<u32>,
+    pub shard_count: u32,
+    /// Without the prefix `Bot `.
+    pub token: String,
+    pub intents: u64,
+    /// `d` of op 3 as JSON text, `{{shard}}` not replaced yet; `None` when neither activity nor status is configured.
+    pub presence: Option<String>,
+    /// From `/gateway/bot`, without query and without trailing slash.
+    pub gateway_url: String,
+    pub upstream_compression: Compression,
+    /// READY's `resume_gateway_url` to clients: `ws(s)://host[:port]`, no path, query or trailing slash.
+    pub externally_accessible_url: String,
+    pub validate_token: bool,
+    /// False: `compress=` is ignored and clients get plain text.
+    pub allow_compression: bool,
+    pub cache: CacheFlags,
+    /// The log of all shards together, in bytes.
+    pub log_bytes: usize,
+    /// Dispatches older than this are given back.
+    pub log_keep: Duration,
+}
