@@ -75,5 +75,7 @@ pub struct CoreReport {
     pub backend: &'static str,
     /// Connections that have not identified yet.
     pub greeting: usize,
+    /// Log segments given back before their time for want of room.
+    pub log_dropped_early: u64,
     pub shards: Vec<ShardReport>,
 }

@@ -1,2 +1,174 @@
-//! (to be written)
+//! Sockets, threads, TLS and the clock: everything that touches the kernel.
+//!
+//! `start` pins one thread per core, each with its own `Net` backend, its shards and its clients. Cores and the control thread
+//! speak through `mesh` alone.
+
+pub mod chunk;
+pub mod client;
+pub mod clock;
+mod conns;
+pub mod core;
+pub mod epoll;
+mod link;
+pub mod mesh;
+pub mod net;
+pub mod placement;
 pub mod settings;
+pub mod sys;
+mod tls;
+pub mod uring;
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+
+use crate::session::client::Rules;
+use crate::session::upstream::UpstreamSettings;
+use crate::shard::group::{Group, LogBudget};
+use crate::shard::{Shard, ShardSettings};
+use core::{Core, Parts, Shared};
+use mesh::{CoreSender, ToControl, ToCore};
+use net::Net;
+use placement::Placement;
+use settings::{Backend, RuntimeSettings};
+
+/// The running cores.
+pub struct Runtime {
+    pub cores: Vec<CoreSender>,
+    pub threads: Vec<JoinHandle<()>>,
+    /// Where clients connect: the configured address with the port that it has got.
+    pub listen: SocketAddr,
+}
+
+/// Starts one pinned thread per core. Clients can connect when it returns.
+pub fn start(settings: &RuntimeSettings, control: mpsc::Sender<ToControl>) -> io::Result<Runtime> {
+    let placement = Placement::new(settings.shards.clone(), settings.cores.len());
+    let shared = Arc::new(Shared {
+        rules: Rules {
+            token: settings.token.clone(),
+            validate_token: settings.validate_token,
+            shards: settings.shards.clone(),
+            shard_count: settings.shard_count,
+        },
+        placement: placement.clone(),
+        upstream_compression: settings.upstream_compression,
+        allow_compression: settings.allow_compression,
+        tls: tls::client_config()?,
+        backend: match settings.backend {
+            Backend::IoUring => "io_uring",
+            Backend::Epoll => "epoll",
+        },
+    });
+    // With SO_REUSEPORT each core has a listener of its own; the first one finds the port.
+    let mut listeners = vec![sys::listen_on(settings.listen)?];
+    let listen = sys::local_address(&listeners[0])?;
+    for _ in 1..settings.cores.len() {
+        listeners.push(sys::listen_on(listen)?);
+    }
+    let mut senders = Vec::new();
+    let mut receivers = Vec::new();
+    for _ in &settings.cores {
+        let (sender, receiver) = mpsc::channel();
+        let wake = Arc::new(sys::eventfd()?);
+        senders.push(CoreSender::new(sender, wake.clone()));
+        receivers.push((receiver, wake));
+    }
+    let mut threads = Vec::new();
+    for (index, (listener, (mail, wake))) in listeners.into_iter().zip(receivers).enumerate() {
+        let seat = CoreStart {
+            index,
+            cpu: settings.cores[index],
+            listener,
+            wake: wake.try_clone()?,
+            mail,
+            control: control.clone(),
+            peers: senders.clone(),
+            shared: shared.clone(),
+            settings: settings.clone(),
+        };
+        let backend = settings.backend;
+        let thread = std::thread::Builder::new().name(format!("core-{index}")).spawn(move || seat.run(backend))?;
+        threads.push(thread);
+    }
+    Ok(Runtime { cores: senders, threads, listen })
+}
+
+/// All that a core's thread takes with it.
+struct CoreStart {
+    index: usize,
+    cpu: usize,
+    listener: OwnedFd,
+    wake: OwnedFd,
+    mail: mpsc::Receiver<ToCore>,
+    control: mpsc::Sender<ToControl>,
+    peers: Vec<CoreSender>,
+    shared: Arc<Shared>,
+    settings: RuntimeSettings,
+}
+
+impl CoreStart {
+    fn run(self, backend: Backend) {
+        let (index, control) = (self.index, self.control.clone());
+        if !core_affinity::set_for_current(core_affinity::CoreId { id: self.cpu }) {
+            tracing::warn!(core = index, cpu = self.cpu, "cannot pin this core's thread; it goes on unpinned");
+        }
+        let result = match backend {
+            Backend::IoUring => uring::Ring::new().and_then(|net| self.run_on(net)),
+            Backend::Epoll => epoll::Epoll::new().and_then(|net| self.run_on(net)),
+        };
+        if let Err(error) = result {
+            // The control thread ends the process: half a proxy would be worse than a restart.
+            let _ = control.send(ToControl::CoreFailed { core: index, error: error.to_string() });
+        }
+    }
+
+    fn run_on<N: Net>(self, mut net: N) -> io::Result<()> {
+        net.listen(self.listener)?;
+        net.watch_mailbox(self.wake)?;
+        let now = clock::now();
+        let settings = &self.settings;
+        let shards = self.shared.placement.shards_of(self.index).map(|shard| {
+            let upstream = UpstreamSettings {
+                shard,
+                shard_count: settings.shard_count,
+                token: settings.token.clone(),
+                intents: settings.intents,
+                presence: settings.presence.as_ref().map(|it| it.replace("{{shard}}", &shard.to_string())),
+                gateway_url: settings.gateway_url.clone(),
+                compression: settings.upstream_compression,
+            };
+            let shard_settings = ShardSettings {
+                upstream,
+                cache: settings.cache,
+                externally_accessible_url: settings.externally_accessible_url.clone(),
+            };
+            Shard::new(shard_settings, random_seed(), now)
+        });
+        let shards: Vec<_> = shards.collect();
+        let share = shards.len() as f64 / settings.shards.len().max(1) as f64;
+        let budget = LogBudget { bytes: (settings.log_bytes as f64 * share) as usize, keep: settings.log_keep };
+        let group = Group::new(shards, budget);
+        let core = Core::new(Parts {
+            index: self.index,
+            net,
+            shared: self.shared,
+            group,
+            mail: self.mail,
+            control: self.control,
+            peers: self.peers,
+            seed: random_seed(),
+        });
+        core.run()
+    }
+}
+
+/// For jitter and frame masks; session ids take their randomness from the kernel each time.
+fn random_seed() -> u64 {
+    let mut bytes = [0; 8];
+    match getrandom::fill(&mut bytes) {
+        Ok(()) => u64::from_ne_bytes(bytes),
+        Err(_) => u64::from(std::process::id()),
+    }
+}

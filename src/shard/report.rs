@@ -4,6 +4,25 @@ use std::time::Duration;
 
 use crate::cache::CacheCounts;
 
+/// Upper bounds of the buckets of `gateway_shard_latency_histogram`, in seconds.
+pub const LATENCY_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Round trips of heartbeats.
+#[derive(Debug, Default, Clone)]
+pub struct Latencies {
+    /// One count per bucket of `LATENCY_BUCKETS`, not cumulative; the last one is +Inf.
+    pub counts: [u64; LATENCY_BUCKETS.len() + 1],
+    pub sum: Duration,
+}
+
+impl Latencies {
+    pub fn add(&mut self, latency: Duration) {
+        let bucket = LATENCY_BUCKETS.partition_point(|it| *it < latency.as_secs_f64());
+        self.counts[bucket] += 1;
+        self.sum += latency;
+    }
+}
+
 /// What one shard says of itself. Counters grow for the life of the process.
 #[derive(Debug, Default, Clone)]
 pub struct ShardReport {
@@ -12,12 +31,12 @@ pub struct ShardReport {
     pub status: u8,
     /// The newest heartbeat's round trip; `None` before the first ACK.
     pub latency: Option<Duration>,
-    /// Round trips of heartbeats: a count per bucket of `LATENCY_BUCKETS` (not cumulative, last one is +Inf), and their sum.
-    pub latency_counts: [u64; LATENCY_BUCKETS.len() + 1],
-    pub latency_sum: Duration,
+    pub latencies: Latencies,
     /// Dispatches received, by event type.
     pub events: Vec<(String, u64)>,
     pub cache: CacheCounts,
+    /// Dispatches that the cache could not read; they were passed on.
+    pub cache_errors: u64,
     /// Connected clients; sessions, connected or waiting for RESUME.
     pub clients: usize,
     pub sessions: usize,
@@ -25,20 +44,20 @@ pub struct ShardReport {
     pub log_bytes: usize,
     pub log_dispatches: u64,
     pub log_age: Duration,
-    /// RESUMEs of clients answered with a replay, and with op 9.
+    /// RESUMEs of clients answered with a replay, and with op 9 or 4007.
     pub resumes: u64,
     pub resumes_refused: u64,
     /// Clients closed because they fell behind.
     pub lagging_closes: u64,
-    /// Upstream: connections opened, IDENTIFYs and RESUMEs sent, close codes seen (0: none given).
+    /// Connections opened to Discord, IDENTIFYs and RESUMEs sent.
     pub connects: u64,
     pub identifies: u64,
     pub upstream_resumes: u64,
+    /// Dispatches of Discord that repeated a sequence number, and were left out.
+    pub repeated: u64,
+    /// Close codes of Discord, 0 where it gave none.
     pub close_codes: Vec<(u16, u64)>,
-    /// Client commands waiting for the 120/60 s budget, and refused because the queue was full.
+    /// Client commands waiting for the 120/60 s budget, and refused because a queue was full.
     pub commands_queued: usize,
     pub commands_refused: u64,
 }
-
-/// Upper bounds of the buckets of `gateway_shard_latency_histogram`, in seconds.
-pub const LATENCY_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];

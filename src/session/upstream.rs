@@ -1,0 +1,543 @@
+//! One shard's conversation with Discord: when to connect where, IDENTIFY or RESUME, heartbeats, and what each close,
+//! op 7 and op 9 leads to.
+//!
+//! A plain state machine. It does not know frames, sockets or TLS, and it does not look into dispatches but READY and RESUMED.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use super::backoff::Backoff;
+use super::heart::{Beat, Heart};
+use crate::wire::close::AfterClose;
+use crate::wire::scan::Envelope;
+use crate::wire::{CloseCode, Compression, ShardId};
+
+/// From `Action::Connect` to an open WebSocket: name resolution, TCP, TLS and the upgrade together.
+pub const CONNECT_MAX: Duration = Duration::from_secs(20);
+/// From the open WebSocket to HELLO, and from IDENTIFY or RESUME to the first dispatch.
+pub const ANSWER_MAX: Duration = Duration::from_secs(60);
+/// After op 9 Discord's staff advised to wait a random 1 to 5 s.
+const INVALID_SESSION_WAIT: Range<Duration> = Duration::from_secs(1)..Duration::from_secs(5);
+/// A first reconnect spreads the shards of a cut node over this time.
+const RECONNECT_SPREAD: Duration = Duration::from_millis(400);
+/// How often the resume host may fail in a row before the main host is tried in turn with it.
+const RESUME_HOST_FAILURES_MAX: u32 = 1;
+
+/// What a shard says to Discord about itself.
+#[derive(Clone, Debug)]
+pub struct UpstreamSettings {
+    pub shard: ShardId,
+    pub shard_count: u32,
+    /// Without the prefix `Bot `.
+    pub token: String,
+    pub intents: u64,
+    /// `d` of op 3 as JSON text, for this shard.
+    pub presence: Option<String>,
+    /// The main URL, without query.
+    pub gateway_url: String,
+    pub compression: Compression,
+}
+
+/// What the shell is asked to do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum UpstreamAction {
+    /// Put this shard into the identify queue.
+    IdentifyWanted,
+    /// The IDENTIFY of the granted turn was sent.
+    IdentifySent,
+    /// The granted turn ended without an IDENTIFY.
+    IdentifyReturned,
+    /// Open a WebSocket to this URL; `on_open` or `on_closed` follows.
+    Connect(String),
+    /// Send one gateway payload, ahead of all commands of clients.
+    Send(Vec<u8>),
+    /// Close the connection with this code; no `on_closed` is wanted for it.
+    Close(CloseCode),
+}
+
+/// What a payload was.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Received {
+    /// A new session began; the payload is READY.
+    Ready,
+    /// A dispatch for clients.
+    Dispatch,
+    /// Something between Discord and us: nothing for clients.
+    Handled,
+}
+
+/// gateway-proxy's `gateway_shard_status`, by its numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Fatal = 0,
+    Disconnected = 1,
+    Identifying = 2,
+    Resuming = 3,
+    Active = 4,
+}
+
+/// Counters for metrics.
+#[derive(Clone, Debug, Default)]
+pub struct UpstreamCounts {
+    pub connects: u64,
+    pub identifies: u64,
+    pub resumes: u64,
+    /// Dispatches that came with a number already seen, and were left out.
+    pub repeated: u64,
+    /// Close codes of Discord, 0 where none was given.
+    pub closes: Vec<(u16, u64)>,
+}
+
+#[derive(Debug)]
+struct Session {
+    id: String,
+    /// Without query; the main URL when Discord gave none.
+    resume_url: String,
+    /// The last sequence number received.
+    sequence: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Intent {
+    Identify { not_before: Instant },
+    Resume,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Nothing is open; at `until` it goes on.
+    Waiting { until: Instant },
+    /// In the identify queue.
+    Queued,
+    Connecting { since: Instant, intent: Intent },
+    AwaitingHello { since: Instant, intent: Intent },
+    /// HELLO has come, the turn's moment not yet.
+    AwaitingMoment { not_before: Instant },
+    /// IDENTIFY is sent.
+    Identifying { since: Instant },
+    /// RESUME is sent; the replay runs. `since` is renewed by each dispatch.
+    Resuming { since: Instant },
+    Live,
+    /// A fatal close code: only the operator can help.
+    Stopped(CloseCode),
+    /// Shut down on our side.
+    Ended,
+}
+
+/// `session` is present while Discord may still know it. `heart` beats from IDENTIFY or RESUME to the end of the connection.
+#[derive(Debug)]
+pub struct Upstream {
+    settings: UpstreamSettings,
+    state: State,
+    session: Option<Session>,
+    /// From HELLO; `None` when no connection has been greeted.
+    heart: Option<Heart>,
+    heartbeat_interval: Duration,
+    latency: Option<Duration>,
+    new_latency: Option<Duration>,
+    backoff: Backoff,
+    resume_host_failures: u32,
+    rng: fastrand::Rng,
+    actions: VecDeque<UpstreamAction>,
+    counts: UpstreamCounts,
+}
+
+#[derive(Deserialize)]
+struct Hello {
+    heartbeat_interval: u64,
+}
+
+#[derive(Deserialize)]
+struct Ready {
+    session_id: String,
+    #[serde(default)]
+    resume_gateway_url: Option<String>,
+}
+
+impl Upstream {
+    /// `seed` drives jitter alone.
+    pub fn new(settings: UpstreamSettings, seed: u64, now: Instant) -> Self {
+        Self {
+            settings,
+            state: State::Waiting { until: now },
+            session: None,
+            heart: None,
+            heartbeat_interval: Duration::ZERO,
+            latency: None,
+            new_latency: None,
+            backoff: Backoff::new(seed),
+            resume_host_failures: 0,
+            rng: fastrand::Rng::with_seed(seed),
+            actions: VecDeque::new(),
+            counts: UpstreamCounts::default(),
+        }
+    }
+
+    pub fn status(&self) -> Status {
+        match self.state {
+            State::Stopped(_) | State::Ended => Status::Fatal,
+            State::Waiting { .. } => Status::Disconnected,
+            State::Live => Status::Active,
+            State::Resuming { .. } | State::Connecting { intent: Intent::Resume, .. } | State::AwaitingHello { intent: Intent::Resume, .. } => {
+                Status::Resuming
+            }
+            _ => Status::Identifying,
+        }
+    }
+
+    pub fn is_live(&self) -> bool {
+        self.state == State::Live
+    }
+
+    /// The fatal code that stopped this shard.
+    pub fn stopped(&self) -> Option<CloseCode> {
+        match self.state {
+            State::Stopped(code) => Some(code),
+            _ => None,
+        }
+    }
+
+    /// The last heartbeat's round trip.
+    pub fn latency(&self) -> Option<Duration> {
+        self.latency
+    }
+
+    /// A round trip measured since the last call.
+    pub fn take_latency(&mut self) -> Option<Duration> {
+        self.new_latency.take()
+    }
+
+    pub fn counts(&self) -> &UpstreamCounts {
+        &self.counts
+    }
+
+    pub fn poll(&mut self) -> Option<UpstreamAction> {
+        self.actions.pop_front()
+    }
+
+    /// When `on_timeout` wants to be called.
+    pub fn due(&self) -> Option<Instant> {
+        let own = match self.state {
+            State::Waiting { until } => Some(until),
+            State::Connecting { since, .. } => Some(since + CONNECT_MAX),
+            State::AwaitingHello { since, .. } | State::Identifying { since } | State::Resuming { since } => Some(since + ANSWER_MAX),
+            State::AwaitingMoment { not_before } => Some(not_before),
+            State::Queued | State::Live | State::Stopped(_) | State::Ended => None,
+        };
+        let beat = self.heart.as_ref().map(Heart::due);
+        own.into_iter().chain(beat).min()
+    }
+
+    pub fn on_timeout(&mut self, now: Instant) {
+        if let Some(heart) = &mut self.heart
+            && now >= heart.due()
+        {
+            match heart.on_timeout(now) {
+                Beat::Send => self.send_heartbeat(),
+                Beat::Zombie => return self.reconnect(now, CloseCode::RECONNECTING),
+            }
+        }
+        match self.state {
+            State::Waiting { until } if now >= until => self.start(now),
+            State::AwaitingMoment { not_before } if now >= not_before => self.identify(now),
+            State::Connecting { since, .. } if now >= since + CONNECT_MAX => self.reconnect(now, CloseCode::RECONNECTING),
+            State::AwaitingHello { since, .. } | State::Identifying { since } | State::Resuming { since } if now >= since + ANSWER_MAX => {
+                self.reconnect(now, CloseCode::RECONNECTING);
+            }
+            _ => {}
+        }
+    }
+
+    /// The identify queue gave this shard its turn: connect now, IDENTIFY no earlier than `not_before`.
+    pub fn on_turn(&mut self, now: Instant, not_before: Instant) {
+        if self.state != State::Queued {
+            self.actions.push_back(UpstreamAction::IdentifyReturned);
+            return;
+        }
+        self.connect(now, Intent::Identify { not_before });
+    }
+
+    /// The WebSocket is open.
+    pub fn on_open(&mut self, now: Instant) {
+        if let State::Connecting { intent, .. } = self.state {
+            self.counts.connects += 1;
+            self.state = State::AwaitingHello { since: now, intent };
+        }
+    }
+
+    /// The connection has ended or could not be made; `code` when Discord sent a close frame.
+    pub fn on_closed(&mut self, now: Instant, code: Option<CloseCode>) {
+        if matches!(self.state, State::Stopped(_) | State::Ended | State::Waiting { .. } | State::Queued) {
+            return;
+        }
+        let number = code.map_or(0, |it| it.0);
+        match self.counts.closes.iter_mut().find(|it| it.0 == number) {
+            Some(it) => it.1 += 1,
+            None => self.counts.closes.push((number, 1)),
+        }
+        match code.map_or(AfterClose::Resume, CloseCode::after_upstream_close) {
+            AfterClose::Fatal => {
+                self.leave_connection();
+                self.session = None;
+                self.state = State::Stopped(code.unwrap_or(CloseCode::UNKNOWN_ERROR));
+            }
+            AfterClose::Identify => {
+                self.leave_connection();
+                self.session = None;
+                self.wait_after_invalid_session(now);
+            }
+            AfterClose::Resume => self.retry(now),
+        }
+    }
+
+    /// One payload; `envelope` is its scan. A dispatch is counted as received here, so the caller must not lose it after.
+    pub fn on_payload(&mut self, now: Instant, envelope: &Envelope, payload: &[u8]) -> Received {
+        if !self.has_connection() {
+            // What came in one read with the end of the connection: RESUME will bring it again.
+            return Received::Handled;
+        }
+        let data = envelope.data.clone().map_or(&b"null"[..], |it| &payload[it]);
+        match envelope.op {
+            Some(0) => return self.on_dispatch(now, envelope, payload, data),
+            Some(1) => {
+                if let Some(heart) = &mut self.heart {
+                    heart.on_request(now);
+                    self.send_heartbeat();
+                }
+            }
+            Some(7) => self.reconnect_soon(now),
+            Some(9) => self.on_invalid_session(now, data == b"true"),
+            Some(10) => self.on_hello(now, data),
+            Some(11) => {
+                if let Some(latency) = self.heart.as_mut().and_then(|it| it.on_ack(now)) {
+                    self.latency = Some(latency);
+                    self.new_latency = Some(latency);
+                }
+            }
+            // Unknown ops are ignored, as the documentation asks.
+            _ => {}
+        }
+        Received::Handled
+    }
+
+    /// Discord sent something that is not a gateway payload: the connection cannot be trusted, the session can.
+    pub fn on_broken(&mut self, now: Instant) {
+        self.reconnect(now, CloseCode::DECODE_ERROR);
+    }
+
+    /// Our side goes away: close with `code` and do nothing more.
+    pub fn shut_down(&mut self, code: CloseCode) {
+        if self.has_connection() {
+            self.actions.push_back(UpstreamAction::Close(code));
+        }
+        self.heart = None;
+        self.state = State::Ended;
+    }
+
+    fn on_dispatch(&mut self, now: Instant, envelope: &Envelope, payload: &[u8], data: &[u8]) -> Received {
+        let name = envelope.event_type.clone().map_or(&b""[..], |it| &payload[it]);
+        if name == b"READY" {
+            return self.on_ready(now, envelope.sequence, data);
+        }
+        let Some(session) = &mut self.session else {
+            // A dispatch without a session: nothing that could be promised about it.
+            return Received::Handled;
+        };
+        if name == b"RESUMED" {
+            session.sequence = session.sequence.max(envelope.sequence.unwrap_or(0));
+            self.resume_host_failures = 0;
+            self.state = State::Live;
+            self.backoff.on_live(now);
+            return Received::Handled;
+        }
+        if let Some(sequence) = envelope.sequence {
+            if sequence <= session.sequence {
+                self.counts.repeated += 1;
+                return Received::Handled;
+            }
+            session.sequence = sequence;
+        }
+        if let State::Resuming { since } = &mut self.state {
+            *since = now;
+        }
+        Received::Dispatch
+    }
+
+    fn on_ready(&mut self, now: Instant, sequence: Option<u64>, data: &[u8]) -> Received {
+        let Ok(ready) = serde_json::from_slice::<Ready>(data) else {
+            self.on_broken(now);
+            return Received::Handled;
+        };
+        let resume_url = ready.resume_gateway_url.unwrap_or_else(|| self.settings.gateway_url.clone());
+        self.session = Some(Session { id: ready.session_id, resume_url, sequence: sequence.unwrap_or(1) });
+        self.resume_host_failures = 0;
+        self.state = State::Live;
+        self.backoff.on_live(now);
+        Received::Ready
+    }
+
+    fn on_hello(&mut self, now: Instant, data: &[u8]) {
+        let State::AwaitingHello { intent, .. } = self.state else { return };
+        let Ok(hello) = serde_json::from_slice::<Hello>(data) else { return self.on_broken(now) };
+        self.heartbeat_interval = Duration::from_millis(hello.heartbeat_interval.max(1));
+        match intent {
+            Intent::Resume => self.resume(now),
+            Intent::Identify { not_before } if now >= not_before => self.identify(now),
+            Intent::Identify { not_before } => {
+                self.start_heart(now);
+                self.state = State::AwaitingMoment { not_before };
+            }
+        }
+    }
+
+    fn on_invalid_session(&mut self, now: Instant, resumable: bool) {
+        if !self.has_connection() {
+            return;
+        }
+        self.leave_connection();
+        self.actions.push_back(UpstreamAction::Close(CloseCode::RECONNECTING));
+        if !resumable {
+            self.session = None;
+        }
+        self.wait_after_invalid_session(now);
+    }
+
+    /// Op 7: close and come back at once; the session is kept.
+    fn reconnect_soon(&mut self, now: Instant) {
+        if !self.has_connection() {
+            return;
+        }
+        // In place of HELLO it says that this node is restarting: that counts as a failed attempt, so that a storm of them backs off.
+        let was_live = matches!(self.state, State::Live | State::Resuming { .. });
+        self.actions.push_back(UpstreamAction::Close(CloseCode::RECONNECTING));
+        if was_live {
+            self.leave_connection();
+            self.state = State::Waiting { until: now + self.backoff.next_delay(now).min(RECONNECT_SPREAD) };
+        } else {
+            self.retry(now);
+        }
+    }
+
+    /// We give this connection up.
+    fn reconnect(&mut self, now: Instant, code: CloseCode) {
+        if self.has_connection() {
+            self.actions.push_back(UpstreamAction::Close(code));
+        }
+        self.retry(now);
+    }
+
+    /// The connection is gone, the session (if any) is not: try again after a while.
+    fn retry(&mut self, now: Instant) {
+        if matches!(self.state, State::Connecting { intent: Intent::Resume, .. } | State::AwaitingHello { intent: Intent::Resume, .. }) {
+            self.resume_host_failures += 1;
+        }
+        self.leave_connection();
+        let delay = self.backoff.next_delay(now);
+        self.state = State::Waiting { until: now + delay };
+    }
+
+    fn wait_after_invalid_session(&mut self, now: Instant) {
+        let span = INVALID_SESSION_WAIT.end - INVALID_SESSION_WAIT.start;
+        let wait = INVALID_SESSION_WAIT.start + span.mul_f64(self.rng.f64());
+        // An op 9 storm must not become a storm of IDENTIFYs: the back-off takes over when it waits longer.
+        let delay = wait.max(self.backoff.next_delay(now));
+        self.state = State::Waiting { until: now + delay };
+    }
+
+    /// Ends what belongs to one connection. A turn of the identify queue that was not used is given back.
+    fn leave_connection(&mut self) {
+        self.heart = None;
+        let holds_turn = matches!(
+            self.state,
+            State::Connecting { intent: Intent::Identify { .. }, .. }
+                | State::AwaitingHello { intent: Intent::Identify { .. }, .. }
+                | State::AwaitingMoment { .. }
+        );
+        if holds_turn {
+            self.actions.push_back(UpstreamAction::IdentifyReturned);
+        }
+    }
+
+    fn has_connection(&self) -> bool {
+        !matches!(self.state, State::Waiting { .. } | State::Queued | State::Stopped(_) | State::Ended)
+    }
+
+    fn start(&mut self, now: Instant) {
+        if self.session.is_some() {
+            self.connect(now, Intent::Resume);
+        } else {
+            self.state = State::Queued;
+            self.actions.push_back(UpstreamAction::IdentifyWanted);
+        }
+    }
+
+    fn connect(&mut self, now: Instant, intent: Intent) {
+        let failures = self.resume_host_failures;
+        let base = match (&self.session, intent) {
+            // The resume host first; when it refuses, the main host and it in turn.
+            (Some(session), Intent::Resume) if failures < RESUME_HOST_FAILURES_MAX || failures.is_multiple_of(2) => &session.resume_url,
+            _ => &self.settings.gateway_url,
+        };
+        let url = gateway_url(base, self.settings.compression);
+        self.state = State::Connecting { since: now, intent };
+        self.actions.push_back(UpstreamAction::Connect(url));
+    }
+
+    fn identify(&mut self, now: Instant) {
+        let settings = &self.settings;
+        let mut d = serde_json::json!({
+            "token": settings.token,
+            "properties": {"os": "linux", "browser": "shardgate", "device": "shardgate"},
+            "shard": [settings.shard.0, settings.shard_count],
+            "intents": settings.intents,
+            "large_threshold": 250,
+        });
+        if let Some(presence) = settings.presence.as_deref().and_then(|it| serde_json::from_str(it).ok()) {
+            d["presence"] = presence;
+        }
+        let payload = serde_json::json!({"op": 2, "d": d});
+        self.actions.push_back(UpstreamAction::Send(payload.to_string().into_bytes()));
+        self.actions.push_back(UpstreamAction::IdentifySent);
+        self.counts.identifies += 1;
+        self.state = State::Identifying { since: now };
+        if self.heart.is_none() {
+            self.start_heart(now);
+        }
+    }
+
+    fn resume(&mut self, now: Instant) {
+        let Some(session) = &self.session else { return self.retry(now) };
+        let payload = serde_json::json!({"op": 6, "d": {
+            "token": self.settings.token, "session_id": session.id, "seq": session.sequence,
+        }});
+        self.actions.push_back(UpstreamAction::Send(payload.to_string().into_bytes()));
+        self.counts.resumes += 1;
+        self.state = State::Resuming { since: now };
+        // A heartbeat between the open connection and RESUME has cost sessions (2020): the heart starts after it.
+        self.start_heart(now);
+    }
+
+    fn start_heart(&mut self, now: Instant) {
+        self.heart = Some(Heart::new(self.heartbeat_interval, now, &mut self.rng));
+    }
+
+    fn send_heartbeat(&mut self) {
+        let payload = match &self.session {
+            Some(session) => format!(r#"{{"op":1,"d":{}}}"#, session.sequence),
+            None => r#"{"op":1,"d":null}"#.to_owned(),
+        };
+        self.actions.push_back(UpstreamAction::Send(payload.into_bytes()));
+    }
+}
+
+/// `base` without its trailing slash and query, with ours.
+fn gateway_url(base: &str, compression: Compression) -> String {
+    let base = base.split('?').next().unwrap_or(base).trim_end_matches('/');
+    match compression.query_value() {
+        Some(value) => format!("{base}/?v=10&encoding=json&compress={value}"),
+        None => format!("{base}/?v=10&encoding=json"),
+    }
+}

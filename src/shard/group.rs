@@ -1,0 +1,71 @@
+//! The shards of one core, and the one number that bounds their logs together.
+//!
+//! A busy shard may use what quiet ones leave: the oldest segment of all goes first.
+
+use std::time::{Duration, Instant};
+
+use super::Shard;
+use super::seat::SeatKey;
+
+/// How much log the shards of one core may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct LogBudget {
+    /// Bytes, index included. A hard limit: over it the oldest segment goes, however young it is.
+    pub bytes: usize,
+    /// Segments whose newest dispatch is older are given back although there is room.
+    pub keep: Duration,
+}
+
+/// Shards sorted by id.
+#[derive(Debug)]
+pub struct Group {
+    pub shards: Vec<Shard>,
+    budget: LogBudget,
+    /// Segments dropped for want of room before their time was over.
+    dropped_early: u64,
+}
+
+impl Group {
+    pub fn new(shards: Vec<Shard>, budget: LogBudget) -> Self {
+        Self { shards, budget, dropped_early: 0 }
+    }
+
+    /// Segments that had to go before `keep` was over.
+    pub fn dropped_early(&self) -> u64 {
+        self.dropped_early
+    }
+
+    /// Bytes of log held by all shards.
+    pub fn log_bytes(&self) -> usize {
+        self.shards.iter().map(|it| it.log().bytes()).sum()
+    }
+
+    /// Gives back what is older than the budget's time. For a slow timer.
+    pub fn trim_by_age(&mut self, now: Instant) {
+        for shard in &mut self.shards {
+            while shard.log().oldest_segment().is_some_and(|it| now.saturating_duration_since(it) > self.budget.keep) {
+                shard.drop_oldest();
+            }
+        }
+    }
+
+    /// Brings the logs back within the budget's bytes. Once per turn: a sum over the shards when there is nothing to do.
+    pub fn trim_to_budget(&mut self) {
+        let mut held = self.log_bytes();
+        while held > self.budget.bytes {
+            let oldest = self.shards.iter_mut().filter(|it| it.log().oldest_segment().is_some());
+            let Some(shard) = oldest.min_by_key(|it| it.log().oldest_segment()) else { return };
+            let before = shard.log().bytes();
+            shard.drop_oldest();
+            held -= before - shard.log().bytes();
+            self.dropped_early += 1;
+        }
+    }
+
+    /// Whether this client lags so far that, with the budget used up, it would soon lose what it has not read: it is closed while its
+    /// events are still there.
+    pub fn is_endangered(&self, shard: usize, key: SeatKey) -> bool {
+        let log = self.shards[shard].log();
+        self.log_bytes() > self.budget.bytes / 10 * 9 && self.shards[shard].lag_bytes(key) as usize > log.bytes() / 2
+    }
+}
