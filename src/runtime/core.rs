@@ -21,7 +21,7 @@ use super::mesh::{CoreReport, CoreSender, ToControl, ToCore};
 use super::net::{Event, Net, Token};
 use super::placement::Placement;
 use super::{clock, sys};
-use crate::session::client::Rules;
+use crate::session::client::{Conversation, Rules, Step};
 use crate::shard::Action;
 use crate::shard::group::Group;
 use crate::shard::seat::{Pumped, SeatKey};
@@ -248,7 +248,7 @@ impl<N: Net> Core<N> {
     }
 
     fn arm_client(&mut self, token: Token, client: &mut Client) {
-        let Some(due) = client.conversation.due() else { return };
+        let Some(due) = client.due() else { return };
         if client.armed.is_none_or(|armed| due < armed) {
             client.armed = Some(due);
             self.timers.push(Reverse((due, Timer::Client(token))));
@@ -520,7 +520,7 @@ impl<N: Net> Core<N> {
             }
             Ok(Some((Http::Upgrade(upgrade), consumed))) => {
                 self.net.queue(token).extend_from_slice(&upgrade_response(&upgrade));
-                client.conversation.on_upgraded(now);
+                client.conversation = Conversation::new(now);
                 if upgrade.encoding != Encoding::Json {
                     let reason = "encoding=etf is not supported by shardgate: use encoding=json.";
                     return self.dismiss(now, token, client, CloseCode::DECODE_ERROR, reason);
@@ -545,7 +545,6 @@ impl<N: Net> Core<N> {
     }
 
     fn on_frames(&mut self, now: Instant, token: Token, client: &mut Client, mut bytes: &[u8]) -> Fate {
-        use crate::session::client::Step;
         use crate::wire::deframe::Message;
         use crate::wire::frame::{Opcode, write_frame};
         loop {
@@ -573,8 +572,9 @@ impl<N: Net> Core<N> {
                     step => step,
                 },
                 Message::Ping(data) => {
-                    if let Err((code, reason)) = conversation.on_control(now) {
-                        return self.dismiss(now, token, client, code, reason);
+                    if self.net.pending(token) > OUTBOX_BYTES_MAX {
+                        // It pings without reading the answers.
+                        return self.dismiss(now, token, client, CloseCode::RATE_LIMITED, "Rate limited.");
                     }
                     write_frame(self.net.queue(token), Opcode::Pong, data, None);
                     continue;
@@ -595,7 +595,7 @@ impl<N: Net> Core<N> {
                 Step::Ack => client.acknowledge(self.net.queue(token)),
                 Step::Close(code, reason) => return self.dismiss(now, token, client, code, reason),
                 Step::Identify(identify) => {
-                    let shard = identify.shard.map_or(0, |it| it[0]);
+                    let shard = identify.shard_or_default()[0];
                     if self.seat_or_move(now, token, client, shard, Request::Identify(identify), &mut bytes) == Fate::Gone {
                         return Fate::Gone;
                     }
@@ -702,7 +702,7 @@ impl<N: Net> Core<N> {
         self.net.queue(token).extend_from_slice(&unsent);
         self.conns.insert(token, Conn::Client(Box::new(client)));
         let shard = match &request {
-            Request::Identify(identify) => identify.shard.map_or(0, |it| it[0]),
+            Request::Identify(identify) => identify.shard_or_default()[0],
             Request::Resume(resume) => crate::shard::shard_of_session(&resume.session_id).unwrap_or(u32::MAX),
         };
         self.with_client(token, |core, client| {
@@ -719,7 +719,12 @@ impl<N: Net> Core<N> {
     }
 
     fn on_client_timeout(&mut self, now: Instant, token: Token, client: &mut Client) -> Fate {
-        if let Some((code, reason)) = client.conversation.on_timeout(now) {
+        if let Phase::Http(_) | Phase::Page(_) = client.phase {
+            if client.due().is_some_and(|due| now >= due) {
+                self.net.close(token, Duration::ZERO);
+                return Fate::Gone;
+            }
+        } else if let Some(Step::Close(code, reason)) = client.conversation.on_timeout(now) {
             return self.dismiss(now, token, client, code, reason);
         }
         self.arm_client(token, client);

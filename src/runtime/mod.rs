@@ -47,7 +47,7 @@ pub fn start(settings: &RuntimeSettings, control: mpsc::Sender<ToControl>) -> io
     let placement = Placement::new(settings.shards.clone(), settings.cores.len());
     let shared = Arc::new(Shared {
         rules: Rules {
-            token: settings.token.clone(),
+            token: Token::new(&settings.token),
             validate_token: settings.validate_token,
             shards: settings.shards.clone(),
             shard_count: settings.shard_count,
