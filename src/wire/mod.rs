@@ -4,8 +4,19 @@
 
 pub mod close;
 pub mod compression;
+pub mod deframe;
+pub mod frame;
+pub mod http;
 pub mod id;
+pub mod mask;
+pub mod scan;
+pub mod splice;
+pub mod url;
 
 pub use close::CloseCode;
 pub use compression::Compression;
+pub use deframe::{Deframer, Message};
+pub use frame::{FrameError, Opcode, Role};
 pub use id::{GuildId, ShardId};
+pub use scan::{Envelope, ScanError};
+pub use url::GatewayUrl;
