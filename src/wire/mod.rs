@@ -5,6 +5,7 @@
 pub mod close;
 pub mod compression;
 pub mod id;
+pub mod json;
 
 pub use close::CloseCode;
 pub use compression::Compression;
