@@ -8,6 +8,7 @@ pub mod deframe;
 pub mod frame;
 pub mod http;
 pub mod id;
+pub mod json;
 pub mod mask;
 pub mod scan;
 pub mod splice;
