@@ -1,3 +1,5 @@
+//! Examples of the walker, and its agreement with two parsers.
+
 use std::collections::BTreeMap;
 
 use proptest::collection::{btree_map, vec};
