@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -35,8 +35,10 @@ const TICK: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_secs(2);
 /// Connections of clients on one core, identified or not. When full, the newest is closed at once.
 pub const CLIENTS_MAX: usize = 16_384;
+/// A page's reader that takes no byte for this long is given up.
+const PAGE_SEND_MAX: Duration = Duration::from_secs(5);
 /// The kernel's send buffer of one client: with the outbox it bounds what a client that stops reading can hold.
-const CLIENT_SEND_BUFFER_BYTES: usize = 256 * 1024;
+const CLIENT_SEND_BUFFER_BYTES: i32 = 256 * 1024;
 
 /// What all cores share and never change.
 pub struct Shared {
@@ -461,7 +463,7 @@ impl<N: Net> Core<N> {
         if self.draining.is_some() || self.conns.clients_len() >= CLIENTS_MAX {
             return;
         }
-        sys::set_send_buffer(&socket, CLIENT_SEND_BUFFER_BYTES);
+        sys::set_send_buffer(socket.as_fd(), CLIENT_SEND_BUFFER_BYTES);
         match self.net.add(socket) {
             Ok(token) => {
                 let mut client = Box::new(Client::new(now));
@@ -677,7 +679,7 @@ impl<N: Net> Core<N> {
     fn on_released(&mut self, token: Token, socket: OwnedFd, unsent: Vec<u8>) {
         let Some(Conn::Client(mut client)) = self.conns.remove(token) else { return };
         match std::mem::replace(&mut client.phase, Phase::Open) {
-            Phase::Page(request) => match sys::into_blocking_stream(socket) {
+            Phase::Page(request) => match sys::into_blocking(socket, PAGE_SEND_MAX) {
                 Ok(socket) => self.tell_control(ToControl::Page { socket, request }),
                 Err(error) => debug!("cannot answer a page: {error}"),
             },
