@@ -312,3 +312,6 @@ fn control_message(opcode: Opcode, payload: &[u8]) -> Result<Message<'_>, FrameE
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

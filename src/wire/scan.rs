@@ -362,3 +362,6 @@ fn nested_end(payload: &[u8], start: usize) -> Result<usize, ScanError> {
         at += 1;
     }
 }
+
+#[cfg(test)]
+mod tests;
