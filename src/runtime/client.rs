@@ -9,9 +9,9 @@ use super::net::Token;
 use crate::session::client::{Conversation, HANDSHAKE_MAX, HEARTBEAT_INTERVAL};
 use crate::session::payload::{Identify, Resume};
 use crate::shard::seat::SeatKey;
-use crate::wire::deframe::{CLIENT_MESSAGE_BYTES_MAX, Deframer, Role};
+use crate::wire::deframe::{CLIENT_MESSAGE_BYTES_MAX, Deframer};
 use crate::wire::encode::Encoder;
-use crate::wire::{CloseCode, Compression, frame};
+use crate::wire::{CloseCode, Compression, Role, frame};
 
 /// Bytes that may wait in a client's outbox. When it is full the client's cursor stays where it is.
 pub const OUTBOX_BYTES_MAX: usize = 256 * 1024;

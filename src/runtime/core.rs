@@ -560,19 +560,7 @@ impl<N: Net> Core<N> {
                 }
             };
             let step = match message {
-                Message::Text(payload) | Message::Binary(payload) => match conversation.on_payload(now, payload, &self.shared.rules) {
-                    Step::Command => {
-                        if let Some(seated) = client.seated {
-                            if let Err(refused) = self.group.shards[seated.shard].on_command(now, seated.key, payload) {
-                                let code = refused.close_code();
-                                return self.dismiss(now, token, client, code, refused.reason());
-                            }
-                            self.run_actions(now, seated.shard);
-                        }
-                        continue;
-                    }
-                    step => step,
-                },
+                Message::Text(payload) | Message::Binary(payload) => conversation.on_payload(now, payload, &self.shared.rules),
                 Message::Ping(data) => {
                     if self.net.pending(token) > OUTBOX_BYTES_MAX {
                         // It pings without reading the answers.
@@ -593,7 +581,14 @@ impl<N: Net> Core<N> {
                 }
             };
             match step {
-                Step::Ignore | Step::Command => {}
+                Step::Ignore => {}
+                Step::Command(command) => {
+                    let Some(seated) = client.seated else { continue };
+                    if let Err(refused) = self.group.shards[seated.shard].on_command(now, seated.key, command) {
+                        return self.dismiss(now, token, client, refused.close_code(), refused.reason());
+                    }
+                    self.run_actions(now, seated.shard);
+                }
                 Step::Ack => client.acknowledge(self.net.queue(token)),
                 Step::Close(code, reason) => return self.dismiss(now, token, client, code, reason),
                 Step::Identify(identify) => {

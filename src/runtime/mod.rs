@@ -27,6 +27,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use crate::session::client::Rules;
+use crate::session::payload::Token;
 use crate::session::upstream::UpstreamSettings;
 use crate::shard::group::{Group, LogBudget};
 use crate::shard::{Shard, ShardSettings};
@@ -49,7 +50,7 @@ pub fn start(settings: &RuntimeSettings, control: mpsc::Sender<ToControl>) -> io
     let placement = Placement::new(settings.shards.clone(), settings.cores.len());
     let shared = Arc::new(Shared {
         rules: Rules {
-            token: Token::new(&settings.token),
+            token: Token(settings.token.clone()),
             validate_token: settings.validate_token,
             shards: settings.shards.clone(),
             shard_count: settings.shard_count,

@@ -21,6 +21,20 @@ use super::chunk::Chunk;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Token(pub u64);
 
+/// The lower bits of a token that are its slot.
+pub const SLOT_BITS: u32 = 24;
+
+impl Token {
+    /// Where it lives: small, dense, reused under another token.
+    pub fn slot(self) -> usize {
+        (self.0 & ((1 << SLOT_BITS) - 1)) as usize
+    }
+
+    pub(super) fn generation(self) -> u32 {
+        (self.0 >> SLOT_BITS) as u32
+    }
+}
+
 /// What happened during a turn.
 #[derive(Debug)]
 pub enum Event {

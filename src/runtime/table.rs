@@ -11,15 +11,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::chunk::Chunk;
-use super::net::{Event, Token};
+use super::net::{Event, SLOT_BITS, Token};
 use super::outbox::Outbox;
 use super::{clock, sys};
 
 /// How long accepting rests after it failed for want of descriptors or memory.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Bits of a token that name the slot; the 32 above are the generation. The backends have eight more for themselves.
-const SLOT_BITS: u32 = 24;
 
 /// Where a socket is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,13 +143,13 @@ impl<K: Default> Table<K> {
 
     /// `None` once the socket was removed.
     pub fn get(&self, token: Token) -> Option<&Socket<K>> {
-        let slot = self.slots.get(slot_of(token))?;
-        slot.socket.as_ref().filter(|_| slot.generation == generation_of(token))
+        let slot = self.slots.get(token.slot())?;
+        slot.socket.as_ref().filter(|_| slot.generation == token.generation())
     }
 
     pub fn get_mut(&mut self, token: Token) -> Option<&mut Socket<K>> {
-        let slot = self.slots.get_mut(slot_of(token))?;
-        slot.socket.as_mut().filter(|_| slot.generation == generation_of(token))
+        let slot = self.slots.get_mut(token.slot())?;
+        slot.socket.as_mut().filter(|_| slot.generation == token.generation())
     }
 
     /// The backend should look at this socket when the next turn begins.
@@ -428,22 +426,14 @@ impl<K: Default> Table<K> {
     /// Frees the slot and invalidates the token.
     fn take(&mut self, token: Token) -> Option<Socket<K>> {
         self.get(token)?;
-        let slot = &mut self.slots[slot_of(token)];
+        let slot = &mut self.slots[token.slot()];
         let socket = slot.socket.take()?;
         slot.generation = slot.generation.wrapping_add(1);
-        self.free.push(slot_of(token) as u32);
+        self.free.push(token.slot() as u32);
         self.live -= 1;
         if let Phase::Closing { deadline, .. } = socket.phase {
             self.lingering.remove(&(deadline, token));
         }
         Some(socket)
     }
-}
-
-fn slot_of(token: Token) -> usize {
-    (token.0 & ((1 << SLOT_BITS) - 1)) as usize
-}
-
-fn generation_of(token: Token) -> u32 {
-    (token.0 >> SLOT_BITS) as u32
 }

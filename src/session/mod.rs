@@ -11,6 +11,7 @@ pub mod identify;
 pub mod payload;
 mod raw;
 pub mod requests;
+pub mod upstream;
 
 #[cfg(test)]
 mod testing {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::cache::{Cache, CacheFlags, Touch};
 use crate::session::commands::{Commands, Refused, Route};
-use crate::session::payload::{Identify, Resume};
+use crate::session::payload::{Command, Identify, Resume};
 use crate::session::upstream::{Received, Status, Upstream, UpstreamAction, UpstreamSettings};
 use crate::wire::encode::Encoder;
 use crate::wire::scan::{self, ScanError};
@@ -327,8 +327,8 @@ impl Shard {
     }
 
     /// A client's op 3, 4, 8, 31 or 43, to go to Discord under the shard's budget.
-    pub fn on_command(&mut self, now: Instant, key: SeatKey, payload: &[u8]) -> Result<(), Refused> {
-        self.commands.push(key.0, payload, now)
+    pub fn on_command(&mut self, now: Instant, key: SeatKey, command: Command) -> Result<(), Refused> {
+        self.commands.push(key.0, command, now)
     }
 
     /// Sends what the client has not got, up to `room` bytes.

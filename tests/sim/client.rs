@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use shardgate::shard::seat::SeatKey;
-use shardgate::wire::Compression;
-use shardgate::wire::deframe::{Deframer, Message, Role};
-use shardgate::wire::encode::Encoder;
+use shardgate::wire::{Compression, Deframer, Encoder, Message, Role};
 
 use crate::discord::GUILDS;
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use shardgate::cache::CacheFlags;
 use shardgate::session::identify::IdentifyQueue;
-use shardgate::session::payload::{Identify, Resume, Token};
+use shardgate::session::payload::{self, ClientPayload, Identify, Resume, Token};
 use shardgate::session::upstream::{Status, UpstreamSettings};
 use shardgate::shard::group::{Group, LogBudget};
 use shardgate::shard::seat::Pumped;
@@ -455,7 +455,7 @@ impl World {
         let resume = self.clients[client].session_id.clone();
         let Some(session_id) = resume else { return self.client_identifies(client) };
         let seq = self.clients[client].last_sequence;
-        let resumed = self.group.shards[0].resume(&Resume { token: Token::new("secret"), session_id, seq });
+        let resumed = self.group.shards[0].resume(&Resume { token: Token("secret".to_owned()), session_id, seq });
         self.say(|| format!("client {client} resumes from {seq}: {resumed:?}"));
         let it = &mut self.clients[client];
         match resumed {
@@ -480,7 +480,7 @@ impl World {
     fn client_identifies(&mut self, client: usize) {
         self.say(|| format!("client {client} identifies"));
         let entropy = self.rng.u128(..).to_le_bytes()[..12].try_into().unwrap();
-        let identify = Identify { token: Token::new("secret"), shard: None, intents: 1, compress: false };
+        let identify = Identify { token: Token("secret".to_owned()), shard: None, intents: 1, compress: false };
         let seated_at_once = self.epoch > 0 && self.group.shards[0].is_settled();
         let it = &mut self.clients[client];
         it.forget();
@@ -529,8 +529,9 @@ impl World {
         it.requests += 1;
         let nonce = format!("client-{client}-{}", it.requests);
         let payload = format!(r#"{{"op":8,"d":{{"guild_id":"100","query":"","limit":0,"nonce":"{nonce}"}}}}"#);
+        let Ok(ClientPayload::Command(command)) = payload::parse(payload.as_bytes()) else { panic!("{payload}") };
         // A full queue refuses; the runtime would close the client, here it just goes on.
-        let _ = self.group.shards[0].on_command(instant, key, payload.as_bytes());
+        let _ = self.group.shards[0].on_command(instant, key, command);
     }
 
     fn pump(&mut self, client: usize) {
