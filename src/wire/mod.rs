@@ -4,6 +4,7 @@
 
 pub mod close;
 pub mod compression;
+pub mod http;
 pub mod id;
 
 pub use close::CloseCode;
