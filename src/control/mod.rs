@@ -1,1 +1,5 @@
 //! (to be written)
+pub mod address;
+pub mod config;
+pub mod keys;
+pub mod presence;
