@@ -65,7 +65,7 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
 /// First segment of each path that begins with `crate::`, groups opened.
 fn used_layers(text: &str) -> Vec<String> {
     let code: String = text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
-    code.split("crate::").skip(1).flat_map(|after| first_segments(after)).collect()
+    code.split("crate::").skip(1).flat_map(first_segments).collect()
 }
 
 fn first_segments(after: &str) -> Vec<String> {
