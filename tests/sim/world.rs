@@ -82,8 +82,8 @@ pub struct World {
     clients: Vec<Client>,
     /// READYs of Discord so far.
     epoch: u64,
-    /// The number of the last message that the proxy has received.
-    last_message: u64,
+    /// The number of the last message that the proxy has received in this session of Discord's.
+    last_message: Option<u64>,
     tight: bool,
     totals: Totals,
 }
@@ -127,7 +127,7 @@ impl World {
             half_open: false,
             clients: (0..CLIENTS).map(Client::new).collect(),
             epoch: 0,
-            last_message: 0,
+            last_message: None,
             tight,
             totals: Totals::default(),
             rng,
@@ -264,8 +264,11 @@ impl World {
         }
         let value: serde_json::Value = serde_json::from_slice(payload).unwrap();
         match value["t"].as_str() {
-            Some("MESSAGE_CREATE") => self.last_message = value["d"]["n"].as_u64().unwrap(),
-            Some("READY") => self.epoch += 1,
+            Some("MESSAGE_CREATE") => self.last_message = value["d"]["n"].as_u64(),
+            Some("READY") => {
+                self.epoch += 1;
+                self.last_message = None;
+            }
             _ => {}
         }
     }
@@ -306,7 +309,8 @@ impl World {
             }
             4 => {
                 self.discord.take_session();
-                self.cut(Some(CloseCode([4003, 4007][self.rng.usize(..2)])));
+                let code = if self.chance(50) { CloseCode::NOT_AUTHENTICATED } else { CloseCode::INVALID_SEQ };
+                self.cut(Some(code));
             }
             5 | 6 if self.discord.is_live() => {
                 self.to_proxy(vec![Out::Payload(br#"{"t":null,"s":null,"op":7,"d":null}"#.to_vec())]);
@@ -487,7 +491,7 @@ impl World {
         it.on_connect();
         it.epoch = self.epoch;
         it.seat = self.group.shards[0].identify(&identify, entropy);
-        it.first_message = seated_at_once.then_some(self.last_message + 1);
+        it.first_message = self.last_message.filter(|_| seated_at_once).map(|it| it + 1);
         assert!(it.seat.is_some(), "there are fewer clients than seats");
     }
 
