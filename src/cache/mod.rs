@@ -290,7 +290,9 @@ impl Cache {
     fn set_guild(&mut self, id: GuildId, guild: Option<Box<Guild>>) {
         if !self.guilds.contains_key(&id) {
             if self.guilds.len() >= GUILDS_MAX {
-                guild.inspect(|guild| guild.forget(&mut self.users));
+                if let Some(guild) = guild {
+                    guild.forget(&mut self.users);
+                }
                 return;
             }
             self.order.push(id);
@@ -298,7 +300,9 @@ impl Cache {
         self.counts.add(&counts_of(guild.as_deref()));
         if let Some(old) = self.guilds.insert(id, guild) {
             self.counts.subtract(&counts_of(old.as_deref()));
-            old.inspect(|old| old.forget(&mut self.users));
+            if let Some(old) = old {
+                old.forget(&mut self.users);
+            }
         }
         debug_assert_eq!(self.order.len(), self.guilds.len());
     }
