@@ -16,7 +16,7 @@ pub struct Size {
 pub const USUAL: Size = Size { channels: 25, threads: 3, roles: 15, emojis: 20, members: 60 };
 
 /// Some 1 MiB.
-pub const LARGE: Size = Size { channels: 200, threads: 40, roles: 120, emojis: 200, members: 1_250 };
+pub const LARGE: Size = Size { channels: 200, threads: 40, roles: 120, emojis: 200, members: 1_400 };
 
 /// The first user of each fixture guild.
 pub const FIRST_USER: u64 = 700_000_000_000_000_000;
