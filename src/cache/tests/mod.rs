@@ -1,6 +1,7 @@
 //! Tests of the cache as a whole: what goes in as events comes out as READY and GUILD_CREATE.
 
 mod fixture;
+mod maker;
 mod model;
 mod payloads;
 mod ready;

@@ -65,7 +65,7 @@ fn recorded_objects_of_any_kind_leave_a_valid_guild_behind_every_event() {
         cache.apply(b"GUILD_CREATE", fixture::guild(10, fixture::USUAL).as_bytes()).unwrap();
         let d = data(&text);
         let Ok(in_guild) = super::edit::edit(d, &[], &[(b"guild_id", b"\"10\"")]) else { continue };
-        for event in model::EVENTS.iter().filter(|event| !["READY", "GUILD_CREATE", "GUILD_DELETE"].contains(event)) {
+        for event in maker::EVENTS.iter().filter(|event| !["READY", "GUILD_CREATE", "GUILD_DELETE"].contains(event)) {
             cache
                 .apply(event.as_bytes(), &in_guild)
                 .unwrap_or_else(|error| panic!("{event}: {error} in {}", path.display()));
