@@ -91,7 +91,7 @@ impl<C: Core> Coordinator<C> {
             cores,
             core_of,
             helpers,
-            identify: IdentifyQueue::new(max_concurrency.max(1), total, remaining, reset_after, now),
+            identify: IdentifyQueue::new(max_concurrency, total, remaining, reset_after, now),
             asking: None,
             asked_at: now,
             exhausted_until: None,
@@ -196,7 +196,7 @@ impl<C: Core> Coordinator<C> {
             Ok(GatewayBot { session_start_limit: limit, .. }) => {
                 debug!(remaining = limit.remaining, total = limit.total, "limit of IDENTIFYs");
                 let SessionStartLimit { total, remaining, reset_after, max_concurrency } = limit;
-                self.identify.on_limits(max_concurrency.max(1), total, remaining, reset_after, now);
+                self.identify.on_limits(max_concurrency, total, remaining, reset_after, now);
             }
             Err(why) => warn!(why, "the limit of IDENTIFYs is not known anew"),
         }

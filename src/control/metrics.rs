@@ -225,6 +225,7 @@ mod tests {
 
     use super::*;
     use crate::cache::CacheCounts;
+    use crate::shard::report::Latencies;
 
     fn report(shard: u32) -> ShardReport {
         let mut latency_counts = [0; LATENCY_BUCKETS.len() + 1];
