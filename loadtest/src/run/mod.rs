@@ -265,9 +265,9 @@ async fn show(scenario: Scenario, clients: &[Rc<Client>], tally: &RefCell<Tally>
     let is_terminal = io::stdout().is_terminal();
     let mut tick = interval(Duration::from_secs(1));
     tick.tick().await;
-    let mut delivered = 0;
-    let mut cpu_s = proxy.map_or(0.0, |it| proc::Usage::of(it).cpu_s);
     let sum = |count: fn(&Client) -> u64| clients.iter().map(|it| count(it)).sum::<u64>();
+    let mut delivered = sum(|it| it.judge.borrow().delivered);
+    let mut cpu_s = proxy.map_or(0.0, |it| proc::Usage::of(it).cpu_s);
     for second in 1..=time.as_secs() {
         tick.tick().await;
         if !is_terminal && second % 5 != 0 {
