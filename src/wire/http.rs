@@ -281,6 +281,9 @@ fn accept(key: &[u8]) -> [u8; 28] {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
+    use super::super::properties;
     use super::*;
 
     /// Key and accept of RFC 6455 §1.3.
@@ -460,6 +463,28 @@ mod tests {
             [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".as_slice(), b"GET / HTTP/2.0\r\n\r\n", b"\0\0\0\0"]
         {
             assert!(matches!(parse_request(noise), Err(HttpError::Malformed(_))), "{noise:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_heads_do_no_harm(
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            cut: prop::sample::Index,
+            answer: bool,
+        ) {
+            let mut head = if answer { upgrade_response(&upgrade("/")) } else { upgrade_head("/?v=10&compress=zlib-stream") };
+            for (at, byte) in damage {
+                let at = at.index(head.len());
+                head[at] = byte;
+            }
+            properties::http_upgrade(&head);
+            properties::http_upgrade(&head[..cut.index(head.len())]);
+        }
+
+        #[test]
+        fn any_bytes_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            properties::http_upgrade(&bytes);
         }
     }
 }
