@@ -30,7 +30,11 @@ pub enum Phase {
     /// The caller wants the socket back; the backend is letting go of it.
     Releasing,
     /// The caller has closed it: flush, half-close, read to the end, until the deadline.
-    Closing { deadline: Instant, half_closed: bool, peer_ended: bool },
+    Closing {
+        deadline: Instant,
+        half_closed: bool,
+        peer_ended: bool,
+    },
     /// Its last event waits in the queue.
     Ended,
 }
