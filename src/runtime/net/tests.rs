@@ -7,8 +7,8 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -579,7 +579,7 @@ fn many_sockets_send_in_one_turn<N: Net>(make: impl Fn() -> N) {
 fn closed_sockets_leave_nothing_open<N: Net>(make: impl Fn() -> N) {
     let mut net = make();
     let mut opened = Vec::new();
-    for round in 0..60 {
+    for round in 0..40 {
         let mut peers = Vec::new();
         for it in 0..50 {
             let (socket, peer) = sockets();
@@ -718,9 +718,12 @@ fn listening<N: Net>(make: &impl Fn() -> N) -> (N, SocketAddr) {
     (net, address)
 }
 
-/// Two ends of one connection: a non-blocking one for a backend, a blocking one for the test.
+/// Two ends of one connection: a non-blocking one for a backend, a blocking one for the test. All come from one listener,
+/// because finding a free port for each takes milliseconds after the first few thousand.
 fn sockets() -> (OwnedFd, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    static LISTENER: LazyLock<Mutex<TcpListener>> =
+        LazyLock::new(|| Mutex::new(TcpListener::bind("127.0.0.1:0").unwrap()));
+    let listener = LISTENER.lock().unwrap();
     let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (socket, _) = listener.accept().unwrap();
     socket.set_nonblocking(true).unwrap();
