@@ -283,7 +283,8 @@ impl<K: Default> Table<K> {
         }
     }
 
-    /// A send took this many of the `offered` bytes of the outbox, or failed.
+    /// A send took this many of the `offered` bytes of the outbox, or failed. When the socket is `waiting` after that, the
+    /// backend must see to it that `on_writable` follows.
     pub fn on_sent(&mut self, token: Token, offered: usize, sent: io::Result<usize>) {
         let Some(socket) = self.get_mut(token) else { return };
         let taken = match sent {
@@ -296,7 +297,9 @@ impl<K: Default> Table<K> {
         if socket.outbox.pending() > 0 {
             socket.waiting = taken < offered;
             socket.held_up = true;
-            self.touch(token);
+            if !socket.waiting {
+                self.touch(token);
+            }
         } else if matches!(socket.phase, Phase::Closing { .. }) {
             self.half_close(token);
         } else if std::mem::take(&mut socket.held_up) {
@@ -367,7 +370,7 @@ impl<K: Default> Table<K> {
 
     /// How long the turn may sleep when the caller allows `timeout`.
     pub fn rest(&self, timeout: Option<Duration>) -> Option<Duration> {
-        if !self.events.is_empty() {
+        if !self.events.is_empty() || !self.dirty.is_empty() {
             return Some(Duration::ZERO);
         }
         let Some(due) = self.due() else { return timeout };

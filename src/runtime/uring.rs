@@ -19,7 +19,7 @@ use std::time::Duration;
 use super::chunk::Chunk;
 use super::net::{Event, Net, Token};
 use super::sys;
-use super::table::{Phase, Table};
+use super::table::{Phase, Socket, Table};
 use queue::{Completion, Op, Queue};
 
 /// Receive buffers of a core, as the runtime makes its rings. With `BUFFER_BYTES`: 4 MiB per core, touched as they are used.
@@ -191,6 +191,10 @@ impl Ring {
             debug_assert_eq!(socket.outbox.pending(), 0, "nobody queues during a turn");
             socket.outbox = sent.outbox;
             self.table.on_sent(sent.token, sent.offered, answer.unwrap_or(Ok(sent.offered)));
+            // What is left is sent, or waits for room, by the next turn.
+            if self.table.get(sent.token).is_some_and(Socket::wants_send) {
+                self.table.touch(sent.token);
+            }
         }
     }
 

@@ -24,7 +24,7 @@ use crate::runtime::outbox::Outbox;
 /// Entries without progress before the ring counts as broken: the kernel is out of memory for requests.
 const TRIES_MAX: u32 = 64;
 
-/// One send; the kernel cannot take more than its buffer at once anyway, and the length must fit an i32.
+/// One send; no socket buffer takes more at once, and the length must fit an i32. The rest goes with the next turn.
 const SEND_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 const BUFFER_GROUP: u16 = 0;
@@ -147,9 +147,11 @@ impl Queue {
         let offered = unsent.len().min(SEND_BYTES_MAX);
         let flags = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
         let send = opcode::Send::new(fd(socket), unsent.as_ptr(), offered as u32).flags(flags).build();
+        // When more is to follow, the answer wakes the turn that sends it.
+        let silent = if offered == unsent.len() { Flags::SKIP_SUCCESS } else { Flags::empty() };
         // Moving the outbox does not move its bytes. They stay here until the submission has been consumed.
         self.sending.push(Sent { token, outbox, offered });
-        self.push(token, Op::Send, send.flags(Flags::SKIP_SUCCESS))
+        self.push(token, Op::Send, send.flags(silent))
     }
 
     /// The outboxes of all sends, once the queue `is_settled` and every completion was taken; empty before.
