@@ -1,1 +1,51 @@
-fn main() {}
+//! The commands of the load test: `discord`, `client`, `run`. Each has `--help`.
+
+use std::process::ExitCode;
+
+use loadtest::args::{Args, Spec, usage};
+use loadtest::discord;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let Some((command, words)) = words.split_first() else { return help() };
+    let result = match command.as_str() {
+        "discord" => with_args(command, "a fake Discord, gateway and REST", discord::options::SPECS, words, |args| {
+            let options = discord::options::Options::from_args(args)?;
+            block_on(discord::command(options))
+        }),
+        _ => return help(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("loadtest {command}: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn help() -> ExitCode {
+    eprintln!("loadtest discord | client | run, each with --help");
+    ExitCode::from(2)
+}
+
+fn with_args(
+    command: &str,
+    about: &str,
+    specs: &[Spec],
+    words: &[String],
+    run: impl FnOnce(&Args) -> Result<ExitCode, String>,
+) -> Result<ExitCode, String> {
+    if words.iter().any(|it| it == "--help") {
+        print!("{}", usage(command, about, specs));
+        return Ok(ExitCode::SUCCESS);
+    }
+    run(&Args::parse(words, specs)?)
+}
+
+/// Runs `command` on this thread, with tasks that need not be `Send`.
+fn block_on(command: impl Future<Output = std::io::Result<()>>) -> Result<ExitCode, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|it| it.to_string())?;
+    let tasks = tokio::task::LocalSet::new();
+    tasks.block_on(&runtime, command).map(|()| ExitCode::SUCCESS).map_err(|it| it.to_string())
+}

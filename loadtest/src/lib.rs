@@ -1,0 +1,14 @@
+//! A fake Discord, clients that check every promise of a gateway proxy, and the report.
+//!
+//! It judges from outside, through sockets: nothing here depends on the proxy.
+
+pub mod args;
+pub mod clock;
+pub mod compress;
+pub mod discord;
+pub mod http;
+pub mod link;
+pub mod payload;
+pub mod tls;
+pub mod url;
+pub mod ws;
