@@ -15,7 +15,7 @@ use tokio::task::{JoinSet, LocalSet};
 use twilight_cache_inmemory::{DefaultInMemoryCache, ResourceType};
 use twilight_gateway::queue::InMemoryQueue;
 use twilight_gateway::{
-    CloseFrame, ConfigBuilder, Event, EventTypeFlags, Intents, MessageSender, Shard, ShardId, ShardState, StreamExt,
+    CloseFrame, ConfigBuilder, Event, EventTypeFlags, Intents, MessageSender, Shard, ShardId, StreamExt,
 };
 use twilight_model::gateway::payload::incoming::{GuildCreate, MemberChunk};
 use twilight_model::gateway::payload::outgoing::RequestGuildMembers;
@@ -32,6 +32,7 @@ struct Seen {
     awaited: HashSet<GuildId>,
     outages: HashSet<GuildId>,
     shards_to_come: u32,
+    is_closing: bool,
     chunks: HashMap<GuildId, Chunks>,
 }
 
@@ -69,6 +70,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
         awaited: HashSet::new(),
         outages: HashSet::new(),
         shards_to_come: shards,
+        is_closing: false,
         chunks: HashMap::new(),
     }));
     let mut senders = Vec::new();
@@ -83,11 +85,11 @@ async fn run() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Runs one shard until it is closed.
+/// Runs one shard until it is closed. The library would connect anew after any close, so that stopping is up to us.
 async fn listen(mut shard: Shard, seen: Rc<RefCell<Seen>>) {
     while let Some(event) = shard.next_event(EventTypeFlags::all()).await {
         match event {
-            Ok(Event::GatewayClose(_)) if shard.state() == ShardState::FatallyClosed => {}
+            Ok(Event::GatewayClose(_)) if seen.borrow().is_closing => break,
             Ok(event) => seen.borrow_mut().on_event(shard.id().number(), &event),
             Err(error) => trouble(format!("{error}: {:?}", error.source().map(ToString::to_string))),
         }
@@ -110,6 +112,7 @@ async fn obey(senders: &[MessageSender], seen: &RefCell<Seen>) -> Result<(), Box
             _ => trouble(format!("unknown command {line}")),
         }
     }
+    seen.borrow_mut().is_closing = true;
     for sender in senders {
         sender.close(CloseFrame::NORMAL)?;
     }
@@ -178,10 +181,7 @@ impl Seen {
         let channels = |threads: bool| {
             let ids = cache.guild_channels(id).map(|ids| ids.iter().copied().collect::<Vec<_>>()).unwrap_or_default();
             let channels = ids.into_iter().filter_map(|id| cache.channel(id));
-            channels
-                .filter(|it| it.kind.is_thread() == threads)
-                .map(|it| json!([it.id, it.name]))
-                .collect::<Vec<_>>()
+            channels.filter(|it| it.kind.is_thread() == threads).map(|it| json!([it.id, it.name])).collect::<Vec<_>>()
         };
         let roles = cache.guild_roles(id).map(|ids| ids.iter().copied().collect::<Vec<_>>()).unwrap_or_default();
         let emojis = cache.guild_emojis(id).map(|ids| ids.iter().copied().collect::<Vec<_>>()).unwrap_or_default();
