@@ -175,7 +175,12 @@ mod tests {
 
     #[test]
     fn every_message_comes_back_by_itself() {
-        let payloads = [b"{}".to_vec(), b"{\"a\":1}".repeat(40_000), Vec::new(), (0..60_000u32).map(|it| (it * 7919 >> 3) as u8).collect()];
+        let payloads = [
+            b"{}".to_vec(),
+            b"{\"a\":1}".repeat(40_000),
+            Vec::new(),
+            (0..60_000u32).map(|it| (it * 7919 >> 3) as u8).collect(),
+        ];
         for compression in [Compression::None, Compression::Zlib, Compression::Zstd] {
             let (mut encoder, mut decoder) = (Encoder::new(compression), Decoder::new(compression));
             for payload in &payloads {

@@ -130,7 +130,10 @@ mod tests {
             assert!(parse(&wire[..len]).unwrap().is_none(), "{len} bytes");
         }
         let (message, len) = parse(wire).unwrap().unwrap();
-        assert_eq!((message.target(), &message.body[..], len), (("/fake/drop", "shard=3&ms=5"), &b"ab"[..], wire.len() - 3));
+        assert_eq!(
+            (message.target(), &message.body[..], len),
+            (("/fake/drop", "shard=3&ms=5"), &b"ab"[..], wire.len() - 3)
+        );
         assert_eq!(message.header("x-y"), Some("z"));
         assert_eq!(query_value(message.target().1, "ms"), Some("5"));
     }

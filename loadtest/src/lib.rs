@@ -3,12 +3,16 @@
 //! It judges from outside, through sockets: nothing here depends on the proxy.
 
 pub mod args;
+pub mod client;
 pub mod clock;
 pub mod compress;
+pub mod counters;
 pub mod discord;
 pub mod http;
+pub mod judge;
 pub mod link;
 pub mod payload;
+pub mod tally;
 pub mod tls;
 pub mod url;
 pub mod ws;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use loadtest::args::{Args, Spec, usage};
-use loadtest::discord;
+use loadtest::{client, discord};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -11,8 +11,14 @@ fn main() -> ExitCode {
     let result = match command.as_str() {
         "discord" => with_args(command, "a fake Discord, gateway and REST", discord::options::SPECS, words, |args| {
             let options = discord::options::Options::from_args(args)?;
-            block_on(discord::command(options))
+            block_on(async { discord::command(options).await.map(|()| true) })
         }),
+        "client" => {
+            with_args(command, "one client alone, checking every promise", client::options::SPECS, words, |args| {
+                let settings = client::options::settings(args)?;
+                block_on(client::watch::watch(settings, args.get("seconds", 0)?))
+            })
+        }
         _ => return help(),
     };
     match result {
@@ -43,9 +49,13 @@ fn with_args(
     run(&Args::parse(words, specs)?)
 }
 
-/// Runs `command` on this thread, with tasks that need not be `Send`.
-fn block_on(command: impl Future<Output = std::io::Result<()>>) -> Result<ExitCode, String> {
+/// Runs `command` on this thread, with tasks that need not be `Send`. It answers whether all was well.
+fn block_on(command: impl Future<Output = std::io::Result<bool>>) -> Result<ExitCode, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|it| it.to_string())?;
     let tasks = tokio::task::LocalSet::new();
-    tasks.block_on(&runtime, command).map(|()| ExitCode::SUCCESS).map_err(|it| it.to_string())
+    match tasks.block_on(&runtime, command) {
+        Ok(true) => Ok(ExitCode::SUCCESS),
+        Ok(false) => Ok(ExitCode::FAILURE),
+        Err(error) => Err(error.to_string()),
+    }
 }

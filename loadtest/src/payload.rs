@@ -60,7 +60,8 @@ mod tests {
 
     #[test]
     fn the_canonical_form_is_read() {
-        let found = envelope("{\"t\":\"TYPING_START\",\"s\":17,\"op\":0,\"d\":{\"_load\":\"3:42:99\",\"s\":1}}").unwrap();
+        let found =
+            envelope("{\"t\":\"TYPING_START\",\"s\":17,\"op\":0,\"d\":{\"_load\":\"3:42:99\",\"s\":1}}").unwrap();
         assert_eq!((found.t, found.s, found.op), (Some("TYPING_START"), Some(17), 0));
         assert_eq!(load_mark(found.d), Some(LoadMark { shard: 3, counter: 42, sent_ns: 99 }));
         let ack = envelope("{\"t\":null,\"s\":null,\"op\":11,\"d\":null}").unwrap();
@@ -77,7 +78,10 @@ mod tests {
             "{\"t\":\"X\",\"s\":1,\"op\":0,\"d\":{}",
             "{\"t\":\"X\",\"s\":1,\"op\":0}",
         ] {
-            assert!(envelope(&other[..other.len() - usize::from(!other.ends_with('}'))]).is_none() || other.ends_with("{}"), "{other}");
+            assert!(
+                envelope(&other[..other.len() - usize::from(!other.ends_with('}'))]).is_none() || other.ends_with("{}"),
+                "{other}"
+            );
         }
     }
 }

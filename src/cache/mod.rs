@@ -1,4 +1,42 @@
-//! (interface, being written)
+//! One shard's state as Discord would send it now: its READY, and a GUILD_CREATE for each guild.
+//!
+//! The state is Discord's own JSON, cut into fragments, replaced and merged as events tell, and put together again by
+//! concatenation. Nothing is re-typed: unknown keys, key order, numbers and escapes come back as they came. Here is no socket,
+//! no clock and no client; who gets what, and when, is the shard's business.
+//!
+//! How events change a guild: `rules`, `channels`, `people`. How fragments are edited and stored: `edit`, `table`, `guild`.
+//! The stored form is behind `Cache` and may become compact without a caller noticing, except that the order of elements
+//! within an array is no promise.
+//!
+//! Memory is what Discord sends for the kinds whose flags are on, plus some 50 bytes per element. It is bounded by Discord's
+//! own limits on a guild; the proxy's are `GUILDS_MAX` and `table::SLOTS_MAX`.
+
+#![forbid(unsafe_code)]
+
+mod channels;
+mod edit;
+mod event;
+mod guild;
+mod kind;
+mod people;
+mod ready;
+mod rules;
+mod table;
+#[cfg(test)]
+mod tests;
+mod users;
+
+use std::collections::BTreeMap;
+
+use crate::wire::GuildId;
+use crate::wire::json::{self, Invalid};
+use event::Event;
+use guild::Guild;
+use ready::Ready;
+use users::Users;
+
+/// Guilds of one shard. Discord refuses shards of more than 2,500; further guilds are not kept, their events still pass.
+pub const GUILDS_MAX: usize = 1 << 16;
 
 /// Which kinds of object are kept; gateway-proxy's eleven flags, by its names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,4 +87,262 @@ pub struct CacheCounts {
     pub voice_states: u64,
     /// Bytes of stored JSON.
     pub bytes: u64,
+}
+
+/// Whose synthesised form an event may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touch {
+    Nothing,
+    /// READY, by its `user`. (A READY itself changes every guild too.)
+    Ready,
+    /// One guild: its contents, whether it is available, or whether it is listed at all.
+    Guild(GuildId),
+}
+
+/// Which dispatch carries what `Cache::write_guild` wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuildForm {
+    /// GUILD_CREATE, `unavailable` being `false`.
+    Create,
+    /// GUILD_DELETE, `unavailable` being `true`: an outage, or a guild that Discord has not sent yet.
+    Delete,
+}
+
+/// The state of one shard.
+#[derive(Debug)]
+pub struct Cache {
+    keep: Keep,
+    ready: Option<Ready>,
+    /// READY's order, then as joined. Exactly the keys of `guilds`.
+    order: Vec<GuildId>,
+    /// `None` while a guild is unavailable.
+    guilds: BTreeMap<GuildId, Option<Box<Guild>>>,
+    users: Users,
+    /// Without `users` and without READY's bytes; kept up with every change.
+    counts: CacheCounts,
+}
+
+/// What decides whether an object is kept.
+#[derive(Debug)]
+struct Keep {
+    flags: CacheFlags,
+    /// Known once there was a READY.
+    own_user: Option<u64>,
+}
+
+impl Keep {
+    fn member(&self, id: Option<u64>) -> bool {
+        self.flags.members || (self.flags.current_member && id.is_some() && id == self.own_user)
+    }
+}
+
+impl Cache {
+    pub fn new(flags: CacheFlags) -> Self {
+        Self {
+            keep: Keep { flags, own_user: None },
+            ready: None,
+            order: Vec::new(),
+            guilds: BTreeMap::new(),
+            users: Users::new(flags.users),
+            counts: CacheCounts::default(),
+        }
+    }
+
+    /// Starts over from READY's `d`: its guilds are the shard's, each unavailable until its GUILD_CREATE arrives.
+    ///
+    /// On an error nothing has changed.
+    pub fn on_ready(&mut self, d: &[u8]) -> Result<(), Invalid> {
+        let contents = Ready::read(d)?;
+        self.keep.own_user = contents.own_user;
+        self.ready = Some(contents.ready);
+        self.order.clear();
+        self.guilds.clear();
+        self.users.clear();
+        self.counts = CacheCounts::default();
+        for id in contents.guilds {
+            self.set_guild(id, None);
+        }
+        Ok(())
+    }
+
+    /// Whether there is a READY to give to clients.
+    pub fn has_ready(&self) -> bool {
+        self.ready.is_some()
+    }
+
+    /// What `apply` of this event may change, judged before it. An event type without cached state is told by its name alone.
+    ///
+    /// `event_type` is the dispatch's `t` without quotes, `d` the raw JSON of its `d`.
+    pub fn touches(&self, event_type: &[u8], d: &[u8]) -> Touch {
+        let Some(event) = self.relevant(event_type) else { return Touch::Nothing };
+        if matches!(event, Event::Ready | Event::UserUpdate) {
+            return Touch::Ready;
+        }
+        let is_own_rule = matches!(event, Event::GuildCreate | Event::GuildDelete);
+        match event.guild(d) {
+            Ok(Some(id)) if is_own_rule || matches!(self.guilds.get(&id), Some(Some(_))) => Touch::Guild(id),
+            _ => Touch::Nothing,
+        }
+    }
+
+    /// Changes the state as the dispatch tells. An event that says nothing to the cache is `Ok`.
+    ///
+    /// Errs if `d` is broken where it had to be read; then nothing has changed, or (in an event that brings several objects)
+    /// only whole objects.
+    pub fn apply(&mut self, event_type: &[u8], d: &[u8]) -> Result<(), Invalid> {
+        let Some(event) = self.relevant(event_type) else { return Ok(()) };
+        match event {
+            Event::Ready => self.on_ready(d),
+            Event::UserUpdate => self.ready.as_mut().map_or(Ok(()), |ready| ready.merge_user(d)),
+            Event::GuildCreate => self.on_guild_create(d),
+            Event::GuildDelete => self.on_guild_delete(d),
+            _ => self.on_guild_event(event, d),
+        }
+    }
+
+    /// In READY's order, then as joined.
+    pub fn guilds(&self) -> impl Iterator<Item = GuildId> {
+        self.order.iter().copied()
+    }
+
+    /// Appends READY's `d` as a client of this session gets it, with the guilds known now, all unavailable.
+    ///
+    /// Without a READY (`has_ready`) nothing is appended.
+    pub fn write_ready(&self, session_id: &str, resume_gateway_url: &str, shard: [u32; 2], out: &mut Vec<u8>) {
+        let Some(ready) = &self.ready else { return };
+        let mut guilds = vec![b'['];
+        for id in self.guilds() {
+            edit::write_comma(&mut guilds);
+            guilds.extend_from_slice(b"{\"unavailable\":true,\"id\":\"");
+            guilds.extend_from_slice(itoa::Buffer::new().format(id.0).as_bytes());
+            guilds.extend_from_slice(b"\"}");
+        }
+        guilds.push(b']');
+        ready.write(session_id, resume_gateway_url, shard, &guilds, out);
+    }
+
+    /// Appends the `d` with which Discord would announce the guild now, and says in which dispatch; `None` if it is unknown.
+    pub fn write_guild(&self, guild: GuildId, out: &mut Vec<u8>) -> Option<GuildForm> {
+        match self.guilds.get(&guild)? {
+            Some(contents) => {
+                contents.write(out);
+                Some(GuildForm::Create)
+            }
+            None => {
+                edit::write_unavailable(guild.0, out);
+                Some(GuildForm::Delete)
+            }
+        }
+    }
+
+    /// Costs nothing: the counts are kept up with every event.
+    pub fn counts(&self) -> CacheCounts {
+        CacheCounts {
+            users: self.users.len() as u64,
+            bytes: self.counts.bytes + self.ready.as_ref().map_or(0, |ready| ready.bytes() as u64),
+            ..self.counts
+        }
+    }
+
+    fn relevant(&self, event_type: &[u8]) -> Option<Event> {
+        Event::of_type(event_type).filter(|event| event.matters(&self.keep.flags))
+    }
+
+    /// Replaces everything of the guild, or marks it unavailable if that is all the payload says.
+    fn on_guild_create(&mut self, d: &[u8]) -> Result<(), Invalid> {
+        let [id, unavailable] = json::pick(d, ["id", "unavailable"])?;
+        let Some(id) = id.and_then(json::snowflake).map(GuildId) else { return Ok(()) };
+        let guild = match unavailable {
+            Some(b"true") => None,
+            _ => Some(Box::new(Guild::new(d, &self.keep, &mut self.users)?)),
+        };
+        self.set_guild(id, guild);
+        Ok(())
+    }
+
+    /// An outage keeps the guild known. Old payloads carry a whole guild; only these two keys count.
+    fn on_guild_delete(&mut self, d: &[u8]) -> Result<(), Invalid> {
+        let [id, unavailable] = json::pick(d, ["id", "unavailable"])?;
+        let Some(id) = id.and_then(json::snowflake).map(GuildId) else { return Ok(()) };
+        if !self.guilds.contains_key(&id) {
+            return Ok(());
+        }
+        self.set_guild(id, None);
+        if unavailable != Some(b"true") {
+            self.guilds.remove(&id);
+            self.order.retain(|known| *known != id);
+            self.counts.unavailable_guilds -= 1;
+        }
+        Ok(())
+    }
+
+    /// An event for a guild that is unknown or unavailable passes the cache by.
+    fn on_guild_event(&mut self, event: Event, d: &[u8]) -> Result<(), Invalid> {
+        let Some(id) = event.guild(d)? else { return Ok(()) };
+        let Some(Some(guild)) = self.guilds.get_mut(&id) else { return Ok(()) };
+        self.counts.subtract(&guild.counts());
+        let result = rules::apply(guild, event, d, &self.keep, &mut self.users);
+        self.counts.add(&guild.counts());
+        result
+    }
+
+    /// Puts a guild into its place, or a new one at the end; `None` is an unavailable guild.
+    fn set_guild(&mut self, id: GuildId, guild: Option<Box<Guild>>) {
+        if !self.guilds.contains_key(&id) {
+            if self.guilds.len() >= GUILDS_MAX {
+                guild.inspect(|guild| guild.forget(&mut self.users));
+                return;
+            }
+            self.order.push(id);
+        }
+        self.counts.add(&counts_of(guild.as_deref()));
+        if let Some(old) = self.guilds.insert(id, guild) {
+            self.counts.subtract(&counts_of(old.as_deref()));
+            old.inspect(|old| old.forget(&mut self.users));
+        }
+        debug_assert_eq!(self.order.len(), self.guilds.len());
+    }
+}
+
+fn counts_of(guild: Option<&Guild>) -> CacheCounts {
+    guild.map_or(CacheCounts { unavailable_guilds: 1, ..CacheCounts::default() }, Guild::counts)
+}
+
+impl CacheCounts {
+    fn add(&mut self, other: &Self) {
+        self.change(other, |a, b| a + b);
+    }
+
+    fn subtract(&mut self, other: &Self) {
+        self.change(other, |a, b| a - b);
+    }
+
+    fn change(&mut self, other: &Self, change: impl Fn(u64, u64) -> u64) {
+        let Self {
+            emojis,
+            guilds,
+            members,
+            presences,
+            channels,
+            roles,
+            unavailable_guilds,
+            users,
+            voice_states,
+            bytes,
+        } = other;
+        for (own, other) in [
+            (&mut self.emojis, emojis),
+            (&mut self.guilds, guilds),
+            (&mut self.members, members),
+            (&mut self.presences, presences),
+            (&mut self.channels, channels),
+            (&mut self.roles, roles),
+            (&mut self.unavailable_guilds, unavailable_guilds),
+            (&mut self.users, users),
+            (&mut self.voice_states, voice_states),
+            (&mut self.bytes, bytes),
+        ] {
+            *own = change(*own, *other);
+        }
+    }
 }

@@ -1,1 +1,207 @@
-//! (to be written)
+//! The control thread: everything that is slow and serves all cores. Configuration, the machine's limits, Discord's REST, names,
+//! pages, signals, the order of IDENTIFYs, the end.
+//!
+//! Nothing here runs on a core, and no event of Discord passes here.
+
+pub mod address;
+pub mod args;
+pub mod check;
+pub mod config;
+pub mod coordinator;
+pub mod keys;
+pub mod log;
+pub mod metrics;
+pub mod pages;
+pub mod presence;
+pub mod probe;
+pub mod resolve;
+pub mod rest;
+pub mod settings;
+pub mod signals;
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use self::args::Args;
+use self::config::{Config, Environment, Loaded, Notice, SHARDS_MAX};
+use self::coordinator::{Coordinator, Core, CoreOf, End, Helpers};
+use self::keys::Refusal;
+use self::pages::{Pages, Site};
+use self::probe::Machine;
+use self::resolve::Resolver;
+use self::rest::{Endpoint, GatewayBot};
+use crate::runtime::clock;
+use crate::runtime::mesh::ToControl;
+use crate::runtime::settings::{Backend, RuntimeSettings};
+use crate::wire::CloseCode;
+
+/// While Discord has not answered, how often that is looked for; a signal is heard at once.
+const FIRST_ANSWER_POLL: Duration = Duration::from_millis(50);
+
+/// The running cores, as starting the runtime yields them.
+pub struct Cores<C> {
+    /// By core number.
+    pub senders: Vec<C>,
+    pub threads: Vec<JoinHandle<()>>,
+    pub core_of: CoreOf,
+}
+
+/// The whole life of the process, after the arguments are read. `start` starts the runtime, which sends its mail to the given end.
+pub fn run<C: Core>(
+    args: &Args,
+    environment: &Environment,
+    start: impl FnOnce(RuntimeSettings, mpsc::Sender<ToControl>) -> io::Result<Cores<C>>,
+) -> ExitCode {
+    let done = match config::load(args.config.as_deref(), environment) {
+        Ok(loaded) if args.check => check::page(&loaded, &Machine::probe()).map(|page| print!("{page}")),
+        Ok(loaded) => serve(&loaded, args, start),
+        Err(refusal) => Err(refusal),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(refusal) => {
+            eprintln!("shardgate: {refusal}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve<C: Core>(
+    loaded: &Loaded,
+    args: &Args,
+    start: impl FnOnce(RuntimeSettings, mpsc::Sender<ToControl>) -> io::Result<Cores<C>>,
+) -> Result<(), Refusal> {
+    let config = &loaded.config;
+    let _log = log::start(config.log_level).map_err(refuse("the log"))?;
+    info!(version = env!("CARGO_PKG_VERSION"), configuration = loaded.source, "starting");
+    tell(&loaded.notices);
+
+    let (to_control, mail) = mpsc::channel();
+    let stop = to_control.clone();
+    signals::on_first(move || drop(stop.send(ToControl::Stop))).map_err(refuse("signals"))?;
+
+    let machine = Machine::probe();
+    let backend = choose_backend(config, &machine)?;
+    let endpoint = Endpoint::new(config);
+    let Some(bot) = first_answer(&endpoint, &mail)? else {
+        info!("stopped before the first core started");
+        return Ok(());
+    };
+    let settings = fit(config, &bot, &machine, backend)?;
+    let site = Site {
+        externally_accessible_url: settings.externally_accessible_url.clone(),
+        shards: settings.shards.clone(),
+        shard_count: settings.shard_count,
+    };
+    let resolver = Resolver::start().map_err(refuse("the resolver's thread"))?;
+    let cores = start(settings, to_control).map_err(refuse("the cores do not start"))?;
+    let senders = cores.senders.clone();
+    let helpers = Helpers {
+        resolver,
+        pages: Pages::start(site, move || coordinator::collect(&senders)).map_err(refuse("the pages' threads"))?,
+        ask: Box::new(move || endpoint.ask_until_answered(rng())),
+    };
+    let mut coordinator = Coordinator::new(cores.senders, cores.core_of, helpers, &bot, clock::now());
+    let end = coordinator.serve(&mail);
+    let code = if args.close_upstream_offline { CloseCode::NORMAL } else { CloseCode::RECONNECTING };
+    let drained = coordinator.drain(&mail, code);
+    if drained {
+        join(cores.threads);
+    }
+    match (end, drained) {
+        (End::Failed, _) => Err(Refusal::of("a core failed; the log says why")),
+        (End::Stopped, false) => Err(Refusal::of("not everything was sent within 10 s")),
+        (End::Stopped, true) => {
+            info!("stopped");
+            Ok(())
+        }
+    }
+}
+
+fn refuse(what: &'static str) -> impl Fn(io::Error) -> Refusal {
+    move |error| Refusal::of(format!("{what}: {error}"))
+}
+
+fn tell(notices: &[Notice]) {
+    for notice in notices {
+        match notice {
+            Notice::Note(line) => info!("{line}"),
+            Notice::Warning(line) => warn!("{line}"),
+        }
+    }
+}
+
+/// Everything about the machine that can be judged before the number of shards is known.
+fn choose_backend(config: &Config, machine: &Machine) -> Result<Backend, Refusal> {
+    let (backend, why) = machine.backend(config.backend)?;
+    if let Some(line) = why {
+        warn!("{line}");
+    }
+    machine.cores(&config.cores, config.shards.unwrap_or(SHARDS_MAX as u32))?;
+    Ok(backend)
+}
+
+/// Waits for Discord's first answer. `None` when a signal came first.
+fn first_answer(endpoint: &Endpoint, mail: &mpsc::Receiver<ToControl>) -> Result<Option<GatewayBot>, Refusal> {
+    let mut asking = endpoint.ask_until_answered(rng());
+    loop {
+        if let Some(answer) = asking.poll() {
+            return answer.map(Some).map_err(Refusal::of);
+        }
+        match mail.recv_timeout(FIRST_ANSWER_POLL) {
+            Err(RecvTimeoutError::Timeout) => {}
+            // No core runs yet, so the only mail there can be is the signal.
+            Ok(_) | Err(RecvTimeoutError::Disconnected) => return Ok(None),
+        }
+    }
+}
+
+/// The runtime's settings, after the machine was measured against them.
+fn fit(config: &Config, bot: &GatewayBot, machine: &Machine, backend: Backend) -> Result<RuntimeSettings, Refusal> {
+    let mut settings = settings::settings(config, bot, backend, Vec::new())?;
+    let held = settings.shards.len() as u32;
+    settings.cores = machine.cores(&config.cores, held)?;
+    let shortfalls = [machine.memlock_shortfall(backend, settings.cores.len()), machine.open_files_shortfall(held)?];
+    for line in shortfalls.into_iter().flatten() {
+        warn!("{line}");
+    }
+    let limit = bot.session_start_limit;
+    info!(
+        shards = ?settings.shards,
+        of = settings.shard_count,
+        gateway = settings.gateway_url,
+        identify_remaining = limit.remaining,
+        max_concurrency = limit.max_concurrency,
+        backend = ?backend,
+        cores = ?settings.cores,
+        listen = %settings.listen,
+        "connecting"
+    );
+    if limit.remaining < held {
+        warn!(
+            identify_remaining = limit.remaining,
+            shards = held,
+            resets_in = ?limit.reset_after,
+            "fewer IDENTIFYs are left than shards: the last ones wait until the limit resets"
+        );
+    }
+    Ok(settings)
+}
+
+fn rng() -> fastrand::Rng {
+    // Without the kernel's randomness the back-off is merely the same each time.
+    fastrand::Rng::with_seed(getrandom::u64().unwrap_or_default())
+}
+
+fn join(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        if thread.join().is_err() {
+            error!("a core's thread panicked while it ended");
+        }
+    }
+}

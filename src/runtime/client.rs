@@ -6,14 +6,12 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use super::net::Token;
-use crate::session::client::{Conversation, Identify, Resume};
+use crate::session::client::{Conversation, HANDSHAKE_MAX, HEARTBEAT_INTERVAL};
+use crate::session::payload::{Identify, Resume};
 use crate::shard::seat::SeatKey;
-use crate::wire::deframe::{CLIENT_MESSAGE_BYTES_MAX, Deframer, Role};
+use crate::wire::deframe::{CLIENT_MESSAGE_BYTES_MAX, Deframer};
 use crate::wire::encode::Encoder;
-use crate::wire::{CloseCode, Compression, frame};
-
-/// Milliseconds between heartbeats, as Discord tells them.
-pub const HEARTBEAT_INTERVAL_MS: u64 = 41_250;
+use crate::wire::{CloseCode, Compression, Role, frame};
 
 /// Bytes that may wait in a client's outbox. When it is full the client's cursor stays where it is.
 pub const OUTBOX_BYTES_MAX: usize = 256 * 1024;
@@ -58,6 +56,8 @@ pub struct Blocked {
 
 pub struct Client {
     pub phase: Phase,
+    /// When TCP was opened.
+    pub accepted: Instant,
     pub deframer: Deframer,
     pub encoder: Encoder,
     pub conversation: Conversation,
@@ -82,6 +82,7 @@ impl Client {
     pub fn new(now: Instant) -> Self {
         Self {
             phase: Phase::Http(Vec::new()),
+            accepted: now,
             deframer: Deframer::new(Role::Server, CLIENT_MESSAGE_BYTES_MAX),
             encoder: Encoder::new(Compression::None),
             conversation: Conversation::new(now),
@@ -91,12 +92,20 @@ impl Client {
         }
     }
 
+    /// When silence ends the connection.
+    pub fn due(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Http(_) | Phase::Page(_) => Some(self.accepted + HANDSHAKE_MAX),
+            Phase::Open | Phase::Moving { .. } => self.conversation.due(),
+        }
+    }
+
     /// The upgrade is answered: from here on everything goes through the encoder, HELLO first.
     pub fn open(&mut self, compression: Compression, out: &mut Vec<u8>) {
         self.encoder = Encoder::new(compression);
         self.phase = Phase::Open;
         let mut digits = itoa::Buffer::new();
-        let interval = digits.format(HEARTBEAT_INTERVAL_MS).as_bytes();
+        let interval = digits.format(HEARTBEAT_INTERVAL.as_millis() as u64).as_bytes();
         let head = br#"{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":"#;
         self.encoder.write(&[head, interval, br#","_trace":["shardgate"]}}"#], out);
     }

@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ use super::mesh::{CoreReport, CoreSender, ToControl, ToCore};
 use super::net::{Event, Net, Token};
 use super::placement::Placement;
 use super::{clock, sys};
-use crate::session::client::Rules;
+use crate::session::client::{Conversation, Rules, Step};
 use crate::shard::Action;
 use crate::shard::group::Group;
 use crate::shard::seat::{Pumped, SeatKey};
@@ -35,8 +35,10 @@ const TICK: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_secs(2);
 /// Connections of clients on one core, identified or not. When full, the newest is closed at once.
 pub const CLIENTS_MAX: usize = 16_384;
+/// A page's reader that takes no byte for this long is given up.
+const PAGE_SEND_MAX: Duration = Duration::from_secs(5);
 /// The kernel's send buffer of one client: with the outbox it bounds what a client that stops reading can hold.
-const CLIENT_SEND_BUFFER_BYTES: usize = 256 * 1024;
+const CLIENT_SEND_BUFFER_BYTES: i32 = 256 * 1024;
 
 /// What all cores share and never change.
 pub struct Shared {
@@ -248,7 +250,7 @@ impl<N: Net> Core<N> {
     }
 
     fn arm_client(&mut self, token: Token, client: &mut Client) {
-        let Some(due) = client.conversation.due() else { return };
+        let Some(due) = client.due() else { return };
         if client.armed.is_none_or(|armed| due < armed) {
             client.armed = Some(due);
             self.timers.push(Reverse((due, Timer::Client(token))));
@@ -461,7 +463,7 @@ impl<N: Net> Core<N> {
         if self.draining.is_some() || self.conns.clients_len() >= CLIENTS_MAX {
             return;
         }
-        sys::set_send_buffer(&socket, CLIENT_SEND_BUFFER_BYTES);
+        sys::set_send_buffer(socket.as_fd(), CLIENT_SEND_BUFFER_BYTES);
         match self.net.add(socket) {
             Ok(token) => {
                 let mut client = Box::new(Client::new(now));
@@ -520,7 +522,7 @@ impl<N: Net> Core<N> {
             }
             Ok(Some((Http::Upgrade(upgrade), consumed))) => {
                 self.net.queue(token).extend_from_slice(&upgrade_response(&upgrade));
-                client.conversation.on_upgraded(now);
+                client.conversation = Conversation::new(now);
                 if upgrade.encoding != Encoding::Json {
                     let reason = "encoding=etf is not supported by shardgate: use encoding=json.";
                     return self.dismiss(now, token, client, CloseCode::DECODE_ERROR, reason);
@@ -545,7 +547,6 @@ impl<N: Net> Core<N> {
     }
 
     fn on_frames(&mut self, now: Instant, token: Token, client: &mut Client, mut bytes: &[u8]) -> Fate {
-        use crate::session::client::Step;
         use crate::wire::deframe::Message;
         use crate::wire::frame::{Opcode, write_frame};
         loop {
@@ -559,22 +560,11 @@ impl<N: Net> Core<N> {
                 }
             };
             let step = match message {
-                Message::Text(payload) | Message::Binary(payload) => match conversation.on_payload(now, payload, &self.shared.rules) {
-                    Step::Command => {
-                        if let Some(seated) = client.seated {
-                            if let Err(refused) = self.group.shards[seated.shard].on_command(now, seated.key, payload) {
-                                let code = refused.close_code();
-                                return self.dismiss(now, token, client, code, refused.reason());
-                            }
-                            self.run_actions(now, seated.shard);
-                        }
-                        continue;
-                    }
-                    step => step,
-                },
+                Message::Text(payload) | Message::Binary(payload) => conversation.on_payload(now, payload, &self.shared.rules),
                 Message::Ping(data) => {
-                    if let Err((code, reason)) = conversation.on_control(now) {
-                        return self.dismiss(now, token, client, code, reason);
+                    if self.net.pending(token) > OUTBOX_BYTES_MAX {
+                        // It pings without reading the answers.
+                        return self.dismiss(now, token, client, CloseCode::RATE_LIMITED, "Rate limited.");
                     }
                     write_frame(self.net.queue(token), Opcode::Pong, data, None);
                     continue;
@@ -591,11 +581,18 @@ impl<N: Net> Core<N> {
                 }
             };
             match step {
-                Step::Ignore | Step::Command => {}
+                Step::Ignore => {}
+                Step::Command(command) => {
+                    let Some(seated) = client.seated else { continue };
+                    if let Err(refused) = self.group.shards[seated.shard].on_command(now, seated.key, command) {
+                        return self.dismiss(now, token, client, refused.close_code(), refused.reason());
+                    }
+                    self.run_actions(now, seated.shard);
+                }
                 Step::Ack => client.acknowledge(self.net.queue(token)),
                 Step::Close(code, reason) => return self.dismiss(now, token, client, code, reason),
                 Step::Identify(identify) => {
-                    let shard = identify.shard.map_or(0, |it| it[0]);
+                    let shard = identify.shard_or_default()[0];
                     if self.seat_or_move(now, token, client, shard, Request::Identify(identify), &mut bytes) == Fate::Gone {
                         return Fate::Gone;
                     }
@@ -677,7 +674,7 @@ impl<N: Net> Core<N> {
     fn on_released(&mut self, token: Token, socket: OwnedFd, unsent: Vec<u8>) {
         let Some(Conn::Client(mut client)) = self.conns.remove(token) else { return };
         match std::mem::replace(&mut client.phase, Phase::Open) {
-            Phase::Page(request) => match sys::into_blocking_stream(socket) {
+            Phase::Page(request) => match sys::into_blocking(socket, PAGE_SEND_MAX) {
                 Ok(socket) => self.tell_control(ToControl::Page { socket, request }),
                 Err(error) => debug!("cannot answer a page: {error}"),
             },
@@ -702,7 +699,7 @@ impl<N: Net> Core<N> {
         self.net.queue(token).extend_from_slice(&unsent);
         self.conns.insert(token, Conn::Client(Box::new(client)));
         let shard = match &request {
-            Request::Identify(identify) => identify.shard.map_or(0, |it| it[0]),
+            Request::Identify(identify) => identify.shard_or_default()[0],
             Request::Resume(resume) => crate::shard::shard_of_session(&resume.session_id).unwrap_or(u32::MAX),
         };
         self.with_client(token, |core, client| {
@@ -719,7 +716,12 @@ impl<N: Net> Core<N> {
     }
 
     fn on_client_timeout(&mut self, now: Instant, token: Token, client: &mut Client) -> Fate {
-        if let Some((code, reason)) = client.conversation.on_timeout(now) {
+        if let Phase::Http(_) | Phase::Page(_) = client.phase {
+            if client.due().is_some_and(|due| now >= due) {
+                self.net.close(token, Duration::ZERO);
+                return Fate::Gone;
+            }
+        } else if let Some(Step::Close(code, reason)) = client.conversation.on_timeout(now) {
             return self.dismiss(now, token, client, code, reason);
         }
         self.arm_client(token, client);

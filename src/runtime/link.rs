@@ -10,12 +10,12 @@ use rustls::ClientConfig;
 
 use super::net::Token;
 use super::tls::Tls;
-use crate::wire::deframe::{Deframer, FrameError, Message, Role, UPSTREAM_MESSAGE_BYTES_MAX};
+use crate::wire::deframe::{Deframer, Message, UPSTREAM_MESSAGE_BYTES_MAX};
 use crate::wire::frame::{self, Opcode};
 use crate::wire::http::{self, HttpError};
 use crate::wire::inflate::{InflateError, Inflated, Inflater};
 use crate::wire::url::GatewayUrl;
-use crate::wire::{CloseCode, Compression};
+use crate::wire::{CloseCode, Compression, FrameError, Role};
 
 /// Scratch buffers above this are given back after use: a giant READY must not be paid for by every core for ever.
 const SCRATCH_KEPT_MAX: usize = 4 * 1024 * 1024;

@@ -12,9 +12,11 @@ pub mod epoll;
 mod link;
 pub mod mesh;
 pub mod net;
+mod outbox;
 pub mod placement;
 pub mod settings;
 pub mod sys;
+mod table;
 mod tls;
 pub mod uring;
 
@@ -25,6 +27,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use crate::session::client::Rules;
+use crate::session::payload::Token;
 use crate::session::upstream::UpstreamSettings;
 use crate::shard::group::{Group, LogBudget};
 use crate::shard::{Shard, ShardSettings};
@@ -47,7 +50,7 @@ pub fn start(settings: &RuntimeSettings, control: mpsc::Sender<ToControl>) -> io
     let placement = Placement::new(settings.shards.clone(), settings.cores.len());
     let shared = Arc::new(Shared {
         rules: Rules {
-            token: settings.token.clone(),
+            token: Token(settings.token.clone()),
             validate_token: settings.validate_token,
             shards: settings.shards.clone(),
             shard_count: settings.shard_count,
@@ -63,7 +66,7 @@ pub fn start(settings: &RuntimeSettings, control: mpsc::Sender<ToControl>) -> io
     });
     // With SO_REUSEPORT each core has a listener of its own; the first one finds the port.
     let mut listeners = vec![sys::listen_on(settings.listen)?];
-    let listen = sys::local_address(&listeners[0])?;
+    let listen = sys::bound_address(&listeners[0])?;
     for _ in 1..settings.cores.len() {
         listeners.push(sys::listen_on(listen)?);
     }
@@ -115,7 +118,7 @@ impl CoreStart {
             tracing::warn!(core = index, cpu = self.cpu, "cannot pin this core's thread; it goes on unpinned");
         }
         let result = match backend {
-            Backend::IoUring => uring::Ring::new().and_then(|net| self.run_on(net)),
+            Backend::IoUring => uring::Ring::new(uring::BUFFERS, uring::BUFFER_BYTES).and_then(|net| self.run_on(net)),
             Backend::Epoll => epoll::Epoll::new().and_then(|net| self.run_on(net)),
         };
         if let Err(error) = result {

@@ -77,10 +77,6 @@ impl Tls {
         Ok(())
     }
 
-    pub fn is_handshaking(&self) -> bool {
-        self.connection.is_handshaking()
-    }
-
     /// Says goodbye in TLS.
     pub fn close(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
         self.connection.send_close_notify();

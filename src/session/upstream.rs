@@ -168,7 +168,7 @@ impl Upstream {
             heartbeat_interval: Duration::ZERO,
             latency: None,
             new_latency: None,
-            backoff: Backoff::new(seed),
+            backoff: Backoff::new(fastrand::Rng::with_seed(seed ^ 1)),
             resume_host_failures: 0,
             rng: fastrand::Rng::with_seed(seed),
             actions: VecDeque::new(),
@@ -415,7 +415,7 @@ impl Upstream {
         self.actions.push_back(UpstreamAction::Close(CloseCode::RECONNECTING));
         if was_live {
             self.leave_connection();
-            self.state = State::Waiting { until: now + self.backoff.next_delay(now).min(RECONNECT_SPREAD) };
+            self.state = State::Waiting { until: now + self.backoff.on_lost(now).min(RECONNECT_SPREAD) };
         } else {
             self.retry(now);
         }
@@ -435,7 +435,7 @@ impl Upstream {
             self.resume_host_failures += 1;
         }
         self.leave_connection();
-        let delay = self.backoff.next_delay(now);
+        let delay = self.backoff.on_lost(now);
         self.state = State::Waiting { until: now + delay };
     }
 
@@ -443,7 +443,7 @@ impl Upstream {
         let span = INVALID_SESSION_WAIT.end - INVALID_SESSION_WAIT.start;
         let wait = INVALID_SESSION_WAIT.start + span.mul_f64(self.rng.f64());
         // An op 9 storm must not become a storm of IDENTIFYs: the back-off takes over when it waits longer.
-        let delay = wait.max(self.backoff.next_delay(now));
+        let delay = wait.max(self.backoff.on_lost(now));
         self.state = State::Waiting { until: now + delay };
     }
 

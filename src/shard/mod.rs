@@ -15,8 +15,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::cache::{Cache, CacheFlags, Touch};
-use crate::session::client::{Identify, Resume};
 use crate::session::commands::{Commands, Refused, Route};
+use crate::session::payload::{Command, Identify, Resume};
 use crate::session::upstream::{Received, Status, Upstream, UpstreamAction, UpstreamSettings};
 use crate::wire::encode::Encoder;
 use crate::wire::scan::{self, ScanError};
@@ -125,6 +125,11 @@ impl Shard {
 
     pub fn status(&self) -> Status {
         self.upstream.status()
+    }
+
+    /// Whether a client that identifies now is answered at once: READY is here and the guild stream is over.
+    pub fn is_settled(&self) -> bool {
+        self.cache.has_ready() && self.guilds_due.is_none()
     }
 
     pub fn log(&self) -> &Log {
@@ -267,10 +272,10 @@ impl Shard {
         let key = SeatKey(self.next_key);
         self.next_key += 1;
         let id = session_id(self.settings.upstream.shard.0, entropy);
-        let shard = identify.shard.unwrap_or([0, 1]);
+        let shard = identify.shard_or_default();
         let wants_guilds = identify.intents & self.settings.upstream.intents & INTENT_GUILDS != 0;
         let mut seat = Seat::new(key, id, shard, wants_guilds);
-        if self.cache.has_ready() && self.guilds_due.is_none() {
+        if self.is_settled() {
             seat.begin(&self.cache, &self.log, &self.settings.externally_accessible_url);
             self.snapshots += 1;
         }
@@ -322,8 +327,8 @@ impl Shard {
     }
 
     /// A client's op 3, 4, 8, 31 or 43, to go to Discord under the shard's budget.
-    pub fn on_command(&mut self, now: Instant, key: SeatKey, payload: &[u8]) -> Result<(), Refused> {
-        self.commands.push(key.0, payload, now)
+    pub fn on_command(&mut self, now: Instant, key: SeatKey, command: Command) -> Result<(), Refused> {
+        self.commands.push(key.0, command, now)
     }
 
     /// Sends what the client has not got, up to `room` bytes.

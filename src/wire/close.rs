@@ -21,6 +21,8 @@ impl CloseCode {
     pub const NORMAL: Self = Self(1000);
     pub const GOING_AWAY: Self = Self(1001);
     pub const PROTOCOL_ERROR: Self = Self(1002);
+    pub const POLICY_VIOLATION: Self = Self(1008);
+    pub const MESSAGE_TOO_BIG: Self = Self(1009);
     pub const UNKNOWN_ERROR: Self = Self(4000);
     pub const UNKNOWN_OPCODE: Self = Self(4001);
     pub const DECODE_ERROR: Self = Self(4002);

@@ -4,8 +4,26 @@
 
 pub mod close;
 pub mod compression;
+pub mod deframe;
+pub mod encode;
+pub mod frame;
+pub mod http;
 pub mod id;
+pub mod json;
+pub mod inflate;
+pub mod mask;
+#[doc(hidden)]
+pub mod properties;
+pub mod scan;
+pub mod splice;
+pub mod url;
 
 pub use close::CloseCode;
 pub use compression::Compression;
+pub use deframe::{Deframer, Message};
+pub use encode::Encoder;
+pub use frame::{FrameError, Opcode, Role};
 pub use id::{GuildId, ShardId};
+pub use inflate::{InflateError, Inflated, Inflater};
+pub use scan::{Envelope, ScanError};
+pub use url::GatewayUrl;

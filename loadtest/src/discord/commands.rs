@@ -62,7 +62,8 @@ impl Discord {
         );
         self.answer(shard, session_id, "VOICE_STATE_UPDATE", state);
         if channel.is_some() {
-            let server = format!("{{\"token\":\"voice\",\"guild_id\":\"{guild}\",\"endpoint\":\"voice.example.invalid:443\"}}");
+            let server =
+                format!("{{\"token\":\"voice\",\"guild_id\":\"{guild}\",\"endpoint\":\"voice.example.invalid:443\"}}");
             self.answer(shard, session_id, "VOICE_SERVER_UPDATE", server);
         }
         Ok(())
@@ -74,7 +75,9 @@ impl Discord {
         let (members, not_found) = match (&d["query"], &d["user_ids"]) {
             (_, Value::Array(ids)) if ids.len() > USER_IDS_MAX => return Err((4001, "op 8 with over 100 user_ids")),
             (_, Value::Array(ids)) => self.members_by_id(shard, index, ids),
-            (_, id @ (Value::String(_) | Value::Number(_))) => self.members_by_id(shard, index, std::slice::from_ref(id)),
+            (_, id @ (Value::String(_) | Value::Number(_))) => {
+                self.members_by_id(shard, index, std::slice::from_ref(id))
+            }
             (Value::String(query), _) => {
                 let limit = d["limit"].as_u64().ok_or((4001, "op 8 with query and without limit"))?;
                 let all = query.is_empty() && limit == 0;
@@ -91,13 +94,20 @@ impl Discord {
             }
             _ => return Err((4001, "op 8 without query and user_ids")),
         };
-        let chunks: Vec<&[u32]> =
-            if members.is_empty() { vec![&[]] } else { members.chunks(CHUNK_MEMBERS).collect() };
+        let chunks: Vec<&[u32]> = if members.is_empty() { vec![&[]] } else { members.chunks(CHUNK_MEMBERS).collect() };
         let count = chunks.len();
         let texts: Vec<String> = (0..count)
             .map(|at| {
                 let not_found = if at == 0 { &not_found[..] } else { &[] };
-                self.chunk(shard, (guild, index), chunks[at], (at, count), not_found, d["presences"] == true, nonce.as_deref())
+                self.chunk(
+                    shard,
+                    (guild, index),
+                    chunks[at],
+                    (at, count),
+                    not_found,
+                    d["presences"] == true,
+                    nonce.as_deref(),
+                )
             })
             .collect();
         for text in texts {
@@ -117,9 +127,8 @@ impl Discord {
         self.stats.rate_limited += 1;
         let nonce = nonce.map_or(String::new(), |it| format!(",\"nonce\":{it}"));
         let retry_after = (ALL_MEMBERS_NS - since_ns) as f64 / SECOND_NS as f64;
-        let d = format!(
-            "{{\"retry_after\":{retry_after:.3},\"opcode\":8,\"meta\":{{\"guild_id\":\"{guild}\"{nonce}}}}}"
-        );
+        let d =
+            format!("{{\"retry_after\":{retry_after:.3},\"opcode\":8,\"meta\":{{\"guild_id\":\"{guild}\"{nonce}}}}}");
         self.answer(shard, session_id, "RATE_LIMITED", d);
         true
     }
@@ -166,9 +175,7 @@ impl Discord {
         separated(&mut out, members.iter().copied(), |it, out| self.world.member(shard, index, it, out));
         out.extend_from_slice(b"],\"guild_id\":\"");
         push_number(&mut out, guild);
-        out.extend_from_slice(
-            format!("\",\"chunk_index\":{chunk_index},\"chunk_count\":{chunk_count}}}").as_bytes(),
-        );
+        out.extend_from_slice(format!("\",\"chunk_index\":{chunk_index},\"chunk_count\":{chunk_count}}}").as_bytes());
         String::from_utf8(out).expect("templates and JSON strings are UTF-8")
     }
 
@@ -190,7 +197,9 @@ impl Discord {
         let (guild, _) = self.guild_of(shard, &d["guild_id"]).ok_or((4001, "op 43 for another shard's guild"))?;
         let fields = d["fields"].as_array().ok_or((4001, "op 43 without fields"))?;
         let mut keys = String::new();
-        for (field, key) in [("status", ",\"status\":\"playing\""), ("voice_start_time", ",\"voice_start_time\":1790000000")] {
+        for (field, key) in
+            [("status", ",\"status\":\"playing\""), ("voice_start_time", ",\"voice_start_time\":1790000000")]
+        {
             if fields.iter().any(|it| it == field) {
                 keys.push_str(key);
             }

@@ -7,10 +7,10 @@ use std::rc::Rc;
 
 use serde_json::Value;
 
+use super::Discord;
 use super::connection::Connection;
 use super::identify::Verdict;
 use super::session::{CannotResume, Entry, Session};
-use super::Discord;
 use crate::clock::MILLI_NS;
 
 /// Longest payload that a client may send.

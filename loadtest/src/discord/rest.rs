@@ -17,7 +17,8 @@ pub fn answer(discord: &mut Discord, request: &Message, gateway_url: &str) -> Ve
         let body = format!("{{\"message\":\"as asked\",\"retry_after\":{retry_after},\"global\":false}}");
         return json_answer(status, &extra, &body);
     }
-    let what = path.trim_start_matches("/api").trim_start_matches(|it: char| matches!(it, '/' | 'v') || it.is_ascii_digit());
+    let what =
+        path.trim_start_matches("/api").trim_start_matches(|it: char| matches!(it, '/' | 'v') || it.is_ascii_digit());
     if what == "gateway" {
         return json_answer(200, "", &format!("{{\"url\":\"{gateway_url}\"}}"));
     }

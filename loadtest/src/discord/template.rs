@@ -179,7 +179,8 @@ mod tests {
     #[test]
     fn holes_are_filled_and_includes_nested() {
         let includes = HashMap::from([("a", "{\"u\":\"@{u}\"}".to_owned())]);
-        let template = Template::compile("{\"g\":\"@{g+7}\",\n\"a\":@{>a},\"l\":\"@{load}\",\"z\":[@{z}]}", &includes, &["z"]);
+        let template =
+            Template::compile("{\"g\":\"@{g+7}\",\n\"a\":@{>a},\"l\":\"@{load}\",\"z\":[@{z}]}", &includes, &["z"]);
         let scene = Scene { guild: 10, user: 5, shard: 1, counter: 2, sent_ns: 3, ..Scene::default() };
         let mut out = Vec::new();
         template.render(&scene, &mut out, |_, out| out.extend_from_slice(b"9"));

@@ -57,7 +57,8 @@ impl World {
                 payload!("guild"),
                 &["members", "presences", "voice_states", "channels", "large", "member_count"],
             ),
-            member: compile(payload!("member"), &[]),
+            // Listed members show every key of a user with a value, those in events what most users have.
+            member: compile(&payload!("member").replace("@{>user}", "@{>rich_user}"), &[]),
             bot_member: compile(payload!("bot_member"), &[]),
             presence: compile(payload!("presence"), &[]),
             voice_state: compile(payload!("voice_state"), &[]),
@@ -204,6 +205,7 @@ fn includes() -> HashMap<&'static str, String> {
     let bot_member = bot(payload!("bot_member")).replace("@{>bot_user}", &bot_user);
     HashMap::from([
         ("bot", BOT_ID.to_string()),
+        ("rich_user", compact(payload!("rich_user"))),
         ("user", user),
         ("member", member),
         ("bot_user", bot_user),

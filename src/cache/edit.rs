@@ -1,0 +1,156 @@
+//! Edits of raw JSON objects: members dropped, replaced in place, appended, and everything else left as written.
+//!
+//! Knows nothing of guilds. An edit that changes nothing gives the object back to the byte; one that does closes the gaps
+//! between members (Discord leaves none), and never touches the inside of a member that it was not told to change.
+
+#![forbid(unsafe_code)]
+
+use crate::wire::json::{self, Invalid};
+
+/// A member to write: a raw key (without quotes) and a raw value.
+pub type Entry<'a> = (&'a [u8], &'a [u8]);
+
+/// `object` without the members that `drop` names, and with those of `set`: replaced where they stand, else appended.
+///
+/// Errs if `object` is not whole.
+pub fn edit(object: &[u8], drop: &[&str], set: &[Entry<'_>]) -> Result<Box<[u8]>, Invalid> {
+    let added: usize = set.iter().map(|(key, value)| key.len() + value.len() + 4).sum();
+    let mut out = Vec::with_capacity(object.len() + added);
+    edit_into(object, drop, set, &mut out)?;
+    Ok(out.into_boxed_slice())
+}
+
+/// `edit`, appended to `out`. On an error `out` is as it was.
+pub fn edit_into(object: &[u8], drop: &[&str], set: &[Entry<'_>], out: &mut Vec<u8>) -> Result<(), Invalid> {
+    let start = out.len();
+    let changed = write_edited(object, drop, set, out);
+    if !matches!(changed, Ok(true)) {
+        out.truncate(start);
+    }
+    if !changed? {
+        out.extend_from_slice(object);
+    }
+    Ok(())
+}
+
+/// `old` with every member of `new`, but those that `drop` names, replaced where it stands, else appended.
+///
+/// Errs if either is not whole.
+pub fn merge(old: &[u8], new: &[u8], drop: &[&str]) -> Result<Box<[u8]>, Invalid> {
+    edit(old, &[], &entries(new, drop)?)
+}
+
+/// The members of `object` but those that `drop` names. A repeated key keeps its last value.
+pub fn entries<'a>(object: &'a [u8], drop: &[&str]) -> Result<Vec<Entry<'a>>, Invalid> {
+    let mut entries: Vec<Entry<'a>> = Vec::new();
+    for member in json::members(object)? {
+        let member = member?;
+        if names(drop, member.key) {
+            continue;
+        }
+        match entries.iter_mut().find(|(key, _)| json::same_key(key, member.key)) {
+            Some(entry) => entry.1 = member.value,
+            None => entries.push((member.key, member.value)),
+        }
+    }
+    Ok(entries)
+}
+
+/// Appends `{"id":"ID","unavailable":true}`, with which Discord names a guild in an outage.
+pub fn write_unavailable(id: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"id\":\"");
+    out.extend_from_slice(itoa::Buffer::new().format(id).as_bytes());
+    out.extend_from_slice(b"\",\"unavailable\":true}");
+}
+
+/// Appends `"key":value`, behind a comma unless it is the first member since the bracket.
+pub fn write_entry((key, value): Entry<'_>, out: &mut Vec<u8>) {
+    write_comma(out);
+    out.push(b'"');
+    out.extend_from_slice(key);
+    out.extend_from_slice(b"\":");
+    out.extend_from_slice(value);
+}
+
+/// A comma, unless the bracket has just been opened.
+pub fn write_comma(out: &mut Vec<u8>) {
+    if !matches!(out.last(), Some(b'{' | b'[')) {
+        out.push(b',');
+    }
+}
+
+/// Whether anything differs from `object`. `out` holds the whole result, or rubbish after an error.
+fn write_edited(object: &[u8], drop: &[&str], set: &[Entry<'_>], out: &mut Vec<u8>) -> Result<bool, Invalid> {
+    let mut written = vec![false; set.len()];
+    let mut changed = false;
+    out.push(b'{');
+    for member in json::members(object)? {
+        let member = member?;
+        if names(drop, member.key) {
+            changed = true;
+        } else if let Some(at) = set.iter().position(|(key, _)| json::same_key(key, member.key)) {
+            written[at] = true;
+            changed |= set[at].1 != member.value;
+            write_entry((member.key, set[at].1), out);
+        } else {
+            write_comma(out);
+            out.extend_from_slice(&object[member.span]);
+        }
+    }
+    for (&entry, _) in set.iter().zip(written).filter(|(_, written)| !written) {
+        changed = true;
+        write_entry(entry, out);
+    }
+    out.push(b'}');
+    Ok(changed)
+}
+
+fn names(list: &[&str], key: &[u8]) -> bool {
+    list.iter().any(|name| json::key_is(key, name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edited(object: &str, drop: &[&str], set: &[(&str, &str)]) -> String {
+        let set: Vec<Entry<'_>> = set.iter().map(|(key, value)| (key.as_bytes(), value.as_bytes())).collect();
+        String::from_utf8(edit(object.as_bytes(), drop, &set).unwrap().into_vec()).unwrap()
+    }
+
+    #[test]
+    fn an_edit_that_changes_nothing_keeps_every_byte() {
+        let object = "{ \"a\" : 1 ,\n\"b\":[ ] }";
+        assert_eq!(edited(object, &["c"], &[("a", "1")]), object);
+    }
+
+    #[test]
+    fn members_are_dropped_wherever_they_stand() {
+        let object = r#"{"a":1,"b":{"a":2},"c":"x"}"#;
+        assert_eq!(edited(object, &["a"], &[]), r#"{"b":{"a":2},"c":"x"}"#);
+        assert_eq!(edited(object, &["b"], &[]), r#"{"a":1,"c":"x"}"#);
+        assert_eq!(edited(object, &["c"], &[]), r#"{"a":1,"b":{"a":2}}"#);
+        assert_eq!(edited(object, &["a", "b", "c"], &[]), "{}");
+        assert_eq!(edited(r#"{"\u0061":1}"#, &["a"], &[]), "{}");
+    }
+
+    #[test]
+    fn members_are_replaced_in_place_and_new_ones_appended() {
+        assert_eq!(edited(r#"{"a":1,"b":2}"#, &[], &[("a", "[]"), ("c", "null")]), r#"{"a":[],"b":2,"c":null}"#);
+        assert_eq!(edited("{}", &[], &[("a", "1")]), r#"{"a":1}"#);
+    }
+
+    #[test]
+    fn a_merge_takes_the_new_value_of_each_key() {
+        let merged =
+            merge(br#"{"id":"1","nick":null,"x":0}"#, br#"{"nick":"a","guild_id":"9","y":1,"y":2}"#, &["guild_id"]);
+        assert_eq!(&*merged.unwrap(), br#"{"id":"1","nick":"a","x":0,"y":2}"#);
+    }
+
+    #[test]
+    fn a_broken_object_leaves_the_output_alone() {
+        let mut out = b"before".to_vec();
+        assert!(edit_into(br#"{"a":1,"b""#, &["a"], &[], &mut out).is_err());
+        assert_eq!(out, b"before");
+    }
+}

@@ -1,0 +1,129 @@
+//! The command line: a handful of flags.
+//!
+//! What an operator configures stands in the configuration; only what differs from run to run is a flag.
+
+#![forbid(unsafe_code)]
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use super::keys::nearest;
+
+pub const HELP: &str = "\
+shardgate: a Discord gateway proxy. Bots connect to it instead of Discord.
+
+Usage: shardgate [OPTIONS]
+
+Options:
+  --config PATH             Read the configuration from PATH; else from the environment variable CONFIG (a path, or
+                            the JSON itself when it begins with `{`), else from config.json in the working directory
+  --check                   Check configuration and machine, print what would be used, and exit; opens no connection
+  --close-upstream-offline  When stopped, close Discord's connections with code 1000: the bot is shown offline at once,
+                            and its sessions end. Without it they are kept for a RESUME
+  --help, -h                Print this text
+  --version, -V             Print the version
+
+Environment: CONFIG as above; TOKEN, the bot's token when the configuration has none; SSL_CERT_FILE, SSL_CERT_DIR.
+Exit status: 0 stopped as asked, 1 refused to start or failed, 2 wrong arguments.
+";
+
+const FLAGS: [&str; 7] = ["--config", "--check", "--close-upstream-offline", "--help", "-h", "--version", "-V"];
+
+/// What the command line asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    Help,
+    Version,
+    Run(Args),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Args {
+    pub config: Option<PathBuf>,
+    /// Validate only.
+    pub check: bool,
+    /// Close Discord's connections with 1000 when draining.
+    pub close_upstream_offline: bool,
+}
+
+/// Reads the arguments, the program's name not among them. The error is one line for the operator.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
+    let mut args = Args::default();
+    let mut arguments = arguments.into_iter();
+    while let Some(argument) = arguments.next() {
+        let text = argument.to_string_lossy().into_owned();
+        match text.as_str() {
+            "--help" | "-h" => return Ok(Command::Help),
+            "--version" | "-V" => return Ok(Command::Version),
+            "--check" => args.check = true,
+            "--close-upstream-offline" => args.close_upstream_offline = true,
+            "--config" => {
+                let path = arguments.next().filter(|path| !path.is_empty()).ok_or("--config: a path must follow")?;
+                args.config = Some(path.into());
+            }
+            _ => match text.strip_prefix("--config=") {
+                Some("") => return Err("--config: a path must follow".into()),
+                Some(path) => args.config = Some(path.into()),
+                None => return Err(unknown(&text)),
+            },
+        }
+    }
+    Ok(Command::Run(args))
+}
+
+fn unknown(text: &str) -> String {
+    let shown: String = text.escape_debug().take(60).collect();
+    match nearest(text, &FLAGS).filter(|_| text.starts_with('-')) {
+        Some(near) => format!("unknown option `{shown}`; did you mean `{near}`? See --help"),
+        None => format!("unexpected argument `{shown}`. See --help"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(arguments: &[&str]) -> Result<Command, String> {
+        parse(arguments.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn no_arguments_mean_run() {
+        assert_eq!(read(&[]), Ok(Command::Run(Args::default())));
+    }
+
+    #[test]
+    fn each_flag_sets_its_field() {
+        let all = read(&["--config", "a.json", "--check", "--close-upstream-offline"]);
+        let expected = Args { config: Some("a.json".into()), check: true, close_upstream_offline: true };
+        assert_eq!(all, Ok(Command::Run(expected)));
+        let joined = Args { config: Some("b=c.json".into()), ..Args::default() };
+        assert_eq!(read(&["--config=b=c.json"]), Ok(Command::Run(joined)));
+    }
+
+    #[test]
+    fn help_and_version_win() {
+        assert_eq!(read(&["--check", "-h"]), Ok(Command::Help));
+        assert_eq!(read(&["-V", "--nonsense"]), Ok(Command::Version));
+    }
+
+    #[test]
+    fn a_slip_is_told_with_the_nearest_flag() {
+        assert_eq!(read(&["--chekc"]), Err("unknown option `--chekc`; did you mean `--check`? See --help".into()));
+        assert_eq!(read(&["config.json"]), Err("unexpected argument `config.json`. See --help".into()));
+    }
+
+    #[test]
+    fn a_config_without_path_is_refused() {
+        for arguments in [&["--config"][..], &["--config="], &["--config", ""]] {
+            assert_eq!(read(arguments), Err("--config: a path must follow".into()));
+        }
+    }
+
+    #[test]
+    fn the_help_names_every_flag() {
+        for flag in FLAGS {
+            assert!(HELP.contains(flag), "{flag}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! `--check`: what would be used, as a page for the operator. Opens no connection and asks nobody but the kernel.
+
+#![forbid(unsafe_code)]
+
+use std::fmt::Write;
+
+use super::config::{Config, Loaded, Notice, SHARDS_MAX};
+use super::keys::Refusal;
+use super::probe::Machine;
+use crate::runtime::settings::Backend;
+
+/// The page; or the refusal that a start would meet.
+pub fn page(loaded: &Loaded, machine: &Machine) -> Result<String, Refusal> {
+    let config = &loaded.config;
+    let (backend, why) = machine.backend(config.backend)?;
+    let cores = machine.cores(&config.cores, config.shards.unwrap_or(SHARDS_MAX as u32))?;
+    let mut warnings: Vec<String> = why.into_iter().collect();
+    warnings.extend(machine.memlock_shortfall(backend, cores.len()));
+    warnings.extend(machine.open_files_shortfall(config.shards.unwrap_or(1))?);
+    warnings.extend(loaded.notices.iter().map(|notice| match notice {
+        Notice::Note(line) | Notice::Warning(line) => line.clone(),
+    }));
+
+    let mut page = String::new();
+    for (name, value) in rows(loaded, config, backend, &cores, machine) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(page, "{name:<26} {value}");
+    }
+    for warning in warnings {
+        let _ = writeln!(page, "note: {warning}");
+    }
+    page += "configuration and machine are fit to start\n";
+    Ok(page)
+}
+
+fn rows(
+    loaded: &Loaded,
+    config: &Config,
+    backend: Backend,
+    cores: &[usize],
+    machine: &Machine,
+) -> Vec<(&'static str, String)> {
+    let or = |value: Option<u32>, otherwise: &str| value.map_or(otherwise.to_owned(), |it| it.to_string());
+    let limit = |value: Option<u64>| value.map_or("unlimited".to_owned(), |it| it.to_string());
+    let asked = match &config.twilight_http_proxy {
+        Some(authority) => format!("{authority} (twilight_http_proxy)"),
+        None => config.api_url.clone(),
+    };
+    vec![
+        ("configuration", loaded.source.clone()),
+        ("log_level", config.log_level.to_string()),
+        ("token", format!("{:?}", config.token)),
+        ("intents", config.intents.to_string()),
+        ("listen", std::net::SocketAddr::new(config.bind, config.port).to_string()),
+        ("externally_accessible_url", config.externally_accessible_url.clone()),
+        ("REST", asked),
+        ("shards", or(config.shards, "as Discord recommends")),
+        ("shard_start, shard_end", format!("{}, {}", or(config.shard_start, "0"), or(config.shard_end, "shards"))),
+        ("presence", config.presence.clone().unwrap_or_else(|| "none".into())),
+        ("validate_token", config.validate_token.to_string()),
+        ("allow_compression", config.allow_compression.to_string()),
+        ("upstream_compression", config.upstream_compression.query_value().unwrap_or("none").to_owned()),
+        ("cache", cached(config)),
+        ("log", format!("{} bytes, {} s", config.log_bytes, config.log_keep.as_secs())),
+        ("backend", if backend == Backend::IoUring { "io_uring".into() } else { "epoll".into() }),
+        ("cores (CPU numbers)", format!("{cores:?}")),
+        ("kernel", machine.kernel.clone()),
+        ("open files, locked memory", format!("{}, {}", limit(machine.open_files), limit(machine.memlock))),
+    ]
+}
+
+/// The flags that are on.
+fn cached(config: &Config) -> String {
+    let flags = config.cache;
+    let names = [
+        ("channels", flags.channels),
+        ("presences", flags.presences),
+        ("emojis", flags.emojis),
+        ("current_member", flags.current_member),
+        ("members", flags.members),
+        ("roles", flags.roles),
+        ("scheduled_events", flags.scheduled_events),
+        ("stage_instances", flags.stage_instances),
+        ("stickers", flags.stickers),
+        ("users", flags.users),
+        ("voice_states", flags.voice_states),
+    ];
+    let on: Vec<_> = names.into_iter().filter(|(_, on)| *on).map(|(name, _)| name).collect();
+    if on.is_empty() { "nothing".into() } else { on.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::config::{Environment, load};
+    use crate::control::probe::Ring;
+
+    fn check(more: &str, ring: Ring) -> Result<String, String> {
+        let json = format!(r#"{{"token":"hush.hush","intents":513{more}}}"#);
+        let loaded = load(None, &Environment { config: Some(json), token: None }).unwrap();
+        let machine = Machine { ring, kernel: "6.1.0".into(), cpus: vec![0, 1], memlock: None, open_files: Some(300) };
+        page(&loaded, &machine).map_err(|refusal| refusal.to_string())
+    }
+
+    #[test]
+    fn the_page_shows_what_would_be_used_and_hides_the_token() {
+        let page = check(r#","shards":2,"cache":{"roles":false}"#, Ring::Works).unwrap();
+        for row in
+            ["intents                    513\n", "backend                    io_uring\n", "channels, current_member\n"]
+        {
+            assert!(page.contains(row), "{row} is not in\n{page}");
+        }
+        assert!(!page.contains("hush"), "{page}");
+    }
+
+    #[test]
+    fn shortfalls_and_warnings_are_notes() {
+        let page = check(r#","shards":50,"backpressure":5,"prot":1"#, Ring::Forbidden).unwrap();
+        for note in [
+            "note: using epoll, since",
+            "note: open files are limited",
+            "note: `backpressure`",
+            "note: unknown key `prot`",
+        ] {
+            assert!(page.contains(note), "{note} is not in\n{page}");
+        }
+    }
+
+    #[test]
+    fn what_would_refuse_a_start_refuses_the_check() {
+        assert!(check(r#","backend":"io_uring""#, Ring::Forbidden).unwrap_err().starts_with("backend: "));
+        assert!(check(r#","cores":3"#, Ring::Works).unwrap_err().starts_with("cores: "));
+        assert!(check(r#","shards":1000"#, Ring::Works).unwrap_err().starts_with("open files "));
+    }
+}

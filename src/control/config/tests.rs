@@ -1,0 +1,252 @@
+//! The contract of the configuration, key by key.
+
+use super::*;
+
+const TOKEN: &str = "MTIzNDU2Nzg5.invented.c2VjcmV0";
+
+fn read(text: &str) -> Result<(Config, Vec<Notice>), Refusal> {
+    parse(text.as_bytes(), &Environment::default())
+}
+
+/// `more` is put beside a token and intents.
+fn read_with(more: &str) -> Result<(Config, Vec<Notice>), Refusal> {
+    read(&format!(r#"{{"token":"{TOKEN}","intents":513{}{more}}}"#, if more.is_empty() { "" } else { "," }))
+}
+
+fn config_with(more: &str) -> Config {
+    read_with(more).unwrap().0
+}
+
+fn refusal_with(more: &str) -> String {
+    read_with(more).unwrap_err().to_string()
+}
+
+#[test]
+fn what_is_left_out_takes_the_default_of_the_contract() {
+    let (config, notices) = read_with("").unwrap();
+    assert_eq!(notices, []);
+    assert_eq!(config.log_level, LevelFilter::INFO);
+    assert_eq!((config.bind, config.port), ("0.0.0.0".parse().unwrap(), 7878));
+    assert_eq!((config.shards, config.shard_start, config.shard_end), (None, None, None));
+    assert_eq!(config.presence, None);
+    assert!(config.validate_token && config.allow_compression);
+    assert_eq!(config.twilight_http_proxy, None);
+    assert_eq!(config.externally_accessible_url, "ws://localhost:7878");
+    assert_eq!(config.cache, CacheFlags::default());
+    assert_eq!(config.api_url, "https://discord.com/api/v10");
+    assert_eq!((config.cores, config.backend), (CoresWanted::All, BackendWanted::Auto));
+    assert_eq!(config.upstream_compression, Compression::Zstd);
+    assert_eq!(config.data_dir, None);
+    assert_eq!((config.log_bytes, config.log_keep), (268_435_456, Duration::from_secs(300)));
+}
+
+#[test]
+fn the_example_of_gateway_proxy_is_read_unchanged() {
+    // Its config.example.json, with the token from the environment, since the example's is empty.
+    let text = r#"{
+    "log_level": "info",
+    "token": "",
+    "intents": 32511,
+    "cache": {
+        "channels": false, "presences": false, "emojis": false, "current_member": false, "members": false,
+        "roles": false, "scheduled_events": false, "stage_instances": false, "stickers": false, "users": false,
+        "voice_states": false
+    }
+}"#;
+    let environment = Environment { token: Some(TOKEN.into()), config: None };
+    let (config, notices) = parse(text.as_bytes(), &environment).unwrap();
+    assert_eq!(notices, []);
+    assert_eq!((config.token.secret(), config.intents), (TOKEN, 32511));
+    assert!(!config.cache.channels && !config.cache.current_member && !config.cache.roles);
+}
+
+#[test]
+fn the_readme_example_of_gateway_proxy_is_read_with_a_note_about_backpressure() {
+    let more = r#""port":7878,"activity":{"type":0,"name":"on shard {{shard}} with kubernetes"},"status":"idle",
+        "backpressure":100,"validate_token":true,"externally_accessible_url":"ws://localhost:7878","shards":null"#;
+    let (config, notices) = read_with(more).unwrap();
+    assert!(matches!(&notices[..], [Notice::Note(line)] if line.starts_with("`backpressure`")), "{notices:?}");
+    assert!(config.presence.unwrap().contains("on shard {{shard}} with kubernetes"));
+}
+
+#[test]
+fn the_token_loses_its_prefix_and_is_never_printed() {
+    let config = read(&format!(r#"{{"token":"Bot {TOKEN}","intents":0}}"#)).unwrap().0;
+    assert_eq!(config.token.secret(), TOKEN);
+    assert!(!format!("{config:?}").contains("secret") && !format!("{config:?}").contains(TOKEN));
+}
+
+#[test]
+fn the_token_in_the_file_goes_before_the_environment() {
+    let environment = Environment { token: Some("other".into()), config: None };
+    let text = format!(r#"{{"token":"{TOKEN}","intents":0}}"#);
+    assert_eq!(parse(text.as_bytes(), &environment).unwrap().0.token.secret(), TOKEN);
+}
+
+#[test]
+fn a_token_that_cannot_be_one_is_refused_without_being_shown() {
+    for (text, start) in [
+        (r#"{"intents":0}"#, "token: found nothing, wanted"),
+        (r#"{"token":"","intents":0}"#, "token: found an empty string, wanted"),
+        (r#"{"token":null,"intents":0}"#, "token: found null, wanted"),
+        (r#"{"token":735537555,"intents":0}"#, "token: found a number, wanted"),
+        (r#"{"token":"hush hush","intents":0}"#, "token: found another string, wanted"),
+        (r#"{"token":"hush\nhush","intents":0}"#, "token: found another string, wanted"),
+    ] {
+        let line = read(text).unwrap_err().to_string();
+        assert!(line.starts_with(start), "{text} gave {line}");
+        assert!(!line.contains("hush") && !line.contains("735537555"), "{line}");
+    }
+}
+
+#[test]
+fn each_key_refuses_what_is_not_of_its_type_or_range() {
+    for (more, start) in [
+        (r#""log_level":"loud""#, "log_level: found \"loud\", wanted one of"),
+        (r#""log_level":3"#, "log_level: found 3, wanted one of"),
+        (r#""port":65536"#, "port: found 65536, wanted an integer from 0 to 65535"),
+        (r#""port":null"#, "port: found null, wanted an integer"),
+        (r#""shards":0"#, "shards: found 0, wanted an integer from 1 to"),
+        (r#""shards":"4""#, "shards: found \"4\", wanted an integer"),
+        (r#""shard_start":-1"#, "shard_start: found -1, wanted an integer"),
+        (r#""status":"away""#, "status: found \"away\", wanted one of"),
+        (r#""activity":[]"#, "activity: found a list, wanted an object"),
+        (r#""backpressure":"much""#, "backpressure: found \"much\", wanted an integer"),
+        (r#""validate_token":"yes""#, "validate_token: found \"yes\", wanted true or false"),
+        (r#""twilight_http_proxy":"http://x""#, "twilight_http_proxy: found \"http://x\", wanted host:port"),
+        (r#""externally_accessible_url":"x""#, "externally_accessible_url: found \"x\", wanted a URL"),
+        (r#""cache":true"#, "cache: found true, wanted an object"),
+        (r#""cache":{"roles":1}"#, "cache.roles: found 1, wanted true or false"),
+        (r#""allow_compression":1"#, "allow_compression: found 1, wanted true or false"),
+        (r#""disable_compression":0"#, "disable_compression: found 0, wanted true or false"),
+        (r#""bind":"localhost""#, "bind: found \"localhost\", wanted an IP address"),
+        (r#""api_url":"discord.com""#, "api_url: found \"discord.com\", wanted an http://"),
+        (r#""cores":0"#, "cores: found 0, wanted a number of cores"),
+        (r#""cores":[]"#, "cores: found a list, wanted a number of cores"),
+        (r#""cores":[1,1]"#, "cores: found a list, wanted a number of cores"),
+        (r#""backend":"uring""#, "backend: found \"uring\", wanted one of \"auto\", \"io_uring\", \"epoll\""),
+        (r#""upstream_compression":"gzip""#, "upstream_compression: found \"gzip\", wanted one of"),
+        (r#""data_dir":"does/not/exist""#, "data_dir: found \"does/not/exist\", wanted a writable directory"),
+        (r#""log_bytes":1000"#, "log_bytes: found 1000, wanted an integer from 1048576"),
+        (r#""log_seconds":0"#, "log_seconds: found 0, wanted an integer from 1"),
+    ] {
+        let line = refusal_with(more);
+        assert!(line.starts_with(start), "{more} gave {line}");
+        assert!(!line.contains('\n'), "{line}");
+    }
+}
+
+#[test]
+fn intents_are_required() {
+    let line = read(&format!(r#"{{"token":"{TOKEN}"}}"#)).unwrap_err().to_string();
+    assert!(line.starts_with("intents: found nothing, wanted an integer"), "{line}");
+    let line = read(&format!(r#"{{"token":"{TOKEN}","intents":"all"}}"#)).unwrap_err().to_string();
+    assert!(line.starts_with("intents: found \"all\", wanted an integer"), "{line}");
+}
+
+#[test]
+fn a_range_of_shards_lies_within_the_shards() {
+    let config = config_with(r#""shards":4,"shard_start":1,"shard_end":4"#);
+    assert_eq!((config.shards, config.shard_start, config.shard_end), (Some(4), Some(1), Some(4)));
+    assert_eq!(refusal_with(r#""shards":4,"shard_end":5"#), "shard_end: found 5, wanted an integer from 1 to 4");
+    assert_eq!(refusal_with(r#""shards":4,"shard_start":4"#), "shard_start: found 4, wanted an integer from 0 to 3");
+    let line = refusal_with(r#""shard_start":3,"shard_end":3"#);
+    assert_eq!(line, "shard_start: found 3, wanted an integer from 0 to 2");
+}
+
+#[test]
+fn a_cache_flag_left_out_of_a_given_object_takes_its_default() {
+    let cache = config_with(r#""cache":{"roles":false,"members":true}"#).cache;
+    assert_eq!(cache, CacheFlags { roles: false, members: true, ..CacheFlags::default() });
+}
+
+#[test]
+fn each_cache_key_switches_its_own_flag() {
+    for key in CACHE_KEYS {
+        let all_but = |value: bool| {
+            let keys = CACHE_KEYS.map(|it| format!("\"{it}\":{}", if it == key { value } else { !value })).join(",");
+            format!("{:?}", config_with(&format!(r#""cache":{{{keys}}}"#)).cache)
+        };
+        assert!(all_but(true).contains(&format!(" {key}: true")), "{key}");
+        assert_eq!(all_but(true).matches("true").count(), 1, "{key}");
+        assert_eq!(all_but(false).matches("false").count(), 1, "{key}");
+    }
+}
+
+#[test]
+fn the_key_of_forks_disables_compression_and_a_contradiction_is_told() {
+    assert!(!config_with(r#""disable_compression":true"#).allow_compression);
+    assert!(config_with(r#""disable_compression":false"#).allow_compression);
+    let (config, notices) = read_with(r#""allow_compression":true,"disable_compression":true"#).unwrap();
+    assert!(config.allow_compression);
+    assert!(matches!(&notices[..], [Notice::Warning(line)] if line.contains("contradict")));
+}
+
+#[test]
+fn an_unknown_key_is_one_warning_with_the_nearest_known_key() {
+    let (_, notices) = read_with(r#""shard":4,"cache":{"member":true}"#).unwrap();
+    let expected = [
+        "unknown key `cache.member` is ignored; the nearest known key is `cache.members`",
+        "unknown key `shard` is ignored; the nearest known key is `shards`",
+    ];
+    assert_eq!(notices, expected.map(|line| Notice::Warning(line.into())));
+}
+
+#[test]
+fn broken_json_is_told_with_line_and_column() {
+    let line = read("{\n  \"token\": \"x\"\n  \"intents\": 1\n}").unwrap_err().to_string();
+    assert_eq!(line, "line 3, column 3: not JSON: expected `,` or `}`");
+    assert!(read("").unwrap_err().to_string().starts_with("line 1, column 0: not JSON"));
+    assert!(read("[1]").unwrap_err().to_string().contains("not an object"));
+    assert!(parse(b"{\"token\":\"\xff\"}", &Environment::default()).is_err());
+}
+
+#[test]
+fn a_byte_order_mark_is_no_mistake() {
+    let text = format!("\u{feff}{{\"token\":\"{TOKEN}\",\"intents\":1}}");
+    assert_eq!(read(&text).unwrap().0.intents, 1);
+}
+
+#[test]
+fn the_default_url_follows_the_port() {
+    assert_eq!(config_with(r#""port":8000"#).externally_accessible_url, "ws://localhost:8000");
+}
+
+#[test]
+fn an_egress_proxy_is_refused_and_its_password_not_shown() {
+    let line = refusal_with(r#""egress_proxy":"http://user:hush@proxy:3128""#);
+    assert_eq!(
+        line,
+        "egress_proxy: found a string, wanted no such key: this version connects to Discord directly only"
+    );
+    assert!(read_with(r#""egress_proxy":null"#).is_ok());
+}
+
+#[test]
+fn a_data_directory_is_accepted_with_a_warning_that_nothing_is_kept_there() {
+    let (config, notices) = read_with(r#""data_dir":".""#).unwrap();
+    assert_eq!(config.data_dir, Some(PathBuf::from(".")));
+    assert!(matches!(&notices[..], [Notice::Warning(line)] if line.contains("in memory only")));
+}
+
+#[test]
+fn cores_are_a_number_or_a_list() {
+    assert_eq!(config_with(r#""cores":2"#).cores, CoresWanted::Count(2));
+    assert_eq!(config_with(r#""cores":[3,0]"#).cores, CoresWanted::List(vec![3, 0]));
+}
+
+#[test]
+fn the_text_comes_from_the_environment_when_it_begins_with_a_brace() {
+    let json = format!(r#" {{"token":"{TOKEN}","intents":7}}"#);
+    let loaded = load(None, &Environment { config: Some(json), token: None }).unwrap();
+    assert_eq!((loaded.config.intents, loaded.source.as_str()), (7, "CONFIG"));
+}
+
+#[test]
+fn else_the_environment_names_a_file_and_the_command_line_goes_before_it() {
+    let environment = Environment { config: Some("named/by/environment.json".into()), token: None };
+    let line = load(None, &environment).unwrap_err().to_string();
+    assert!(line.starts_with("named/by/environment.json: found "), "{line}");
+    let line = load(Some(Path::new("named/by/argument.json")), &environment).unwrap_err().to_string();
+    assert!(line.starts_with("named/by/argument.json: found "), "{line}");
+}

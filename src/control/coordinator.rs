@@ -1,0 +1,283 @@
+//! What the control thread does once the cores run: it answers their mail, and drains them in the end.
+//!
+//! It hands out the turns to IDENTIFY, has names resolved and pages answered, and asks Discord again for its limits when ours may be
+//! out of date. No event of Discord passes here.
+
+#![forbid(unsafe_code)]
+
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use tracing::{debug, error, info, warn};
+
+use super::metrics::ProcessReport;
+use super::pages::{Job, Pages, Reports};
+use super::resolve::Resolver;
+use super::rest::{Asking, GatewayBot, SessionStartLimit};
+use crate::runtime::clock;
+use crate::runtime::mesh::{CoreSender, ToControl, ToCore};
+use crate::session::identify::IdentifyQueue;
+use crate::wire::{CloseCode, ShardId};
+
+/// Other processes may spend from the same budget, so it is asked for again before an IDENTIFY when it is older than this.
+const LIMITS_KEPT: Duration = Duration::from_secs(600);
+/// No two questions about the limits follow each other faster.
+const LIMITS_ASKED_EVERY: Duration = Duration::from_secs(60);
+/// While a question to Discord is under way, how often its answer is looked for.
+const ASKING_POLL: Duration = Duration::from_millis(100);
+/// The control thread looks at its clock at least this often, whatever it waits for.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+/// A core that has not reported by then counts as silent.
+const REPORT_MAX: Duration = Duration::from_secs(2);
+/// What the cores get to send what is buffered and to close; the rest up to `DRAIN_MAX` is for their threads to end.
+const DRAIN_WITHIN: Duration = Duration::from_secs(8);
+/// The process ends within this after the first signal.
+pub const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// Where mail for a core goes: the runtime's `CoreSender`, or a test's list.
+pub trait Core: Clone + Send + 'static {
+    /// False when the core has ended.
+    fn send(&self, message: ToCore) -> bool;
+}
+
+impl Core for CoreSender {
+    fn send(&self, message: ToCore) -> bool {
+        CoreSender::send(self, message)
+    }
+}
+
+/// The core, by number, that holds a shard.
+pub type CoreOf = Box<dyn Fn(ShardId) -> usize>;
+
+/// Threads and connections that serve all cores.
+pub struct Helpers {
+    pub resolver: Resolver,
+    pub pages: Pages,
+    /// Asks Discord for `/gateway/bot`.
+    pub ask: Box<dyn FnMut() -> Asking>,
+}
+
+/// Why the cores are to be drained.
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    /// A signal.
+    Stopped,
+    /// A core failed: the process cannot go on.
+    Failed,
+}
+
+pub struct Coordinator<C> {
+    cores: Vec<C>,
+    core_of: CoreOf,
+    helpers: Helpers,
+    identify: IdentifyQueue,
+    asking: Option<Asking>,
+    /// When the limits were asked for last, answered or not.
+    asked_at: Instant,
+    /// The budget is spent, the operator has been told, and then it should be full again.
+    exhausted_until: Option<Instant>,
+    stopping: bool,
+    started: Instant,
+    /// By core: its thread has ended or is about to.
+    ended: Vec<bool>,
+}
+
+impl<C: Core> Coordinator<C> {
+    /// `bot` is what Discord said at the start.
+    pub fn new(cores: Vec<C>, core_of: CoreOf, helpers: Helpers, bot: &GatewayBot, now: Instant) -> Self {
+        let SessionStartLimit { remaining, reset_after, max_concurrency, .. } = bot.session_start_limit;
+        Self {
+            ended: vec![false; cores.len()],
+            cores,
+            core_of,
+            helpers,
+            identify: IdentifyQueue::new(max_concurrency.max(1), remaining, reset_after, now),
+            asking: None,
+            asked_at: now,
+            exhausted_until: None,
+            stopping: false,
+            started: now,
+        }
+    }
+
+    /// Serves the cores until a signal or a failure.
+    pub fn serve(&mut self, mail: &mpsc::Receiver<ToControl>) -> End {
+        loop {
+            let now = clock::now();
+            self.poll(now);
+            let wait = self.due(now).saturating_duration_since(now);
+            match mail.recv_timeout(wait) {
+                Ok(message) => {
+                    if let Some(end) = self.on_mail(message, clock::now()) {
+                        return end;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                // All cores are gone without a word.
+                Err(RecvTimeoutError::Disconnected) => return End::Failed,
+            }
+        }
+    }
+
+    fn on_mail(&mut self, message: ToControl, now: Instant) -> Option<End> {
+        match message {
+            ToControl::IdentifyWanted { shard } => {
+                self.identify.on_wanted(shard, now);
+                if now.saturating_duration_since(self.asked_at) >= LIMITS_KEPT {
+                    self.ask_limits(now);
+                }
+            }
+            ToControl::IdentifySent { shard, at } => self.identify.on_sent(shard, at),
+            ToControl::IdentifyReturned { shard } => self.identify.on_returned(shard, now),
+            ToControl::Resolve { shard, host, port } => self.resolve(shard, host, port),
+            ToControl::Page { socket, request } => {
+                self.helpers.pages.serve(Job { socket, request, process: self.process_report(now) });
+            }
+            ToControl::Drained { core } => self.on_ended(core),
+            ToControl::CoreFailed { core, error } => {
+                error!(core, error, "a core failed");
+                self.on_ended(core);
+                return Some(End::Failed);
+            }
+            ToControl::Stop => {
+                info!("stopping on a signal; a second one ends at once");
+                return Some(End::Stopped);
+            }
+        }
+        None
+    }
+
+    /// Hands out turns, takes Discord's answer, and asks again when the budget should be full again.
+    fn poll(&mut self, now: Instant) {
+        if let Some(answer) = self.asking.as_mut().and_then(Asking::poll) {
+            self.asking = None;
+            self.on_limits(answer, now);
+        }
+        while let Some((shard, not_before)) = self.identify.poll(now) {
+            debug!(%shard, "its turn to identify");
+            if !self.send(shard, ToCore::IdentifyTurn { shard, not_before }) {
+                self.identify.on_returned(shard, now);
+                break;
+            }
+        }
+        self.watch_budget(now);
+    }
+
+    /// When `poll` wants to be called next.
+    fn due(&self, now: Instant) -> Instant {
+        let asking = self.asking.as_ref().map(|_| now + ASKING_POLL);
+        // A turn that is due now was tried a moment ago: only time or mail brings it on.
+        let identify = self.identify.due().map(|due| due.max(now + Duration::from_millis(1)));
+        [asking, identify, self.exhausted_until].into_iter().flatten().fold(now + IDLE_MAX, Instant::min)
+    }
+
+    fn watch_budget(&mut self, now: Instant) {
+        if self.exhausted_until.is_some_and(|until| now >= until) {
+            self.exhausted_until = None;
+            self.ask_limits(now);
+        }
+        let waiting = self.identify.waiting();
+        if let Some(wait) = self.identify.exhausted(now).filter(|_| self.exhausted_until.is_none() && waiting > 0) {
+            // A limit that should be full again and is not is looked at again, but not in a loop.
+            self.exhausted_until = Some(now + wait.max(LIMITS_ASKED_EVERY));
+            warn!(waiting, resets_in = ?wait, "all IDENTIFYs of the limit are spent: the shards wait, so that the token is not reset");
+        }
+    }
+
+    fn ask_limits(&mut self, now: Instant) {
+        if self.asking.is_none() && now.saturating_duration_since(self.asked_at) >= LIMITS_ASKED_EVERY {
+            self.asked_at = now;
+            self.asking = Some((self.helpers.ask)());
+        }
+    }
+
+    fn on_limits(&mut self, answer: Result<GatewayBot, String>, now: Instant) {
+        match answer {
+            Ok(GatewayBot { session_start_limit: limit, .. }) => {
+                debug!(remaining = limit.remaining, total = limit.total, "limit of IDENTIFYs");
+                let SessionStartLimit { total, remaining, reset_after, max_concurrency } = limit;
+                self.identify.on_limits(max_concurrency.max(1), total, remaining, reset_after, now);
+            }
+            Err(why) => warn!(why, "the limit of IDENTIFYs is not known anew"),
+        }
+    }
+
+    fn resolve(&self, shard: ShardId, host: String, port: u16) {
+        let Some(core) = self.cores.get((self.core_of)(shard)).cloned() else { return };
+        self.helpers.resolver.resolve(host, port, move |addresses| {
+            // A core that has ended needs no address.
+            let _ = core.send(ToCore::Resolved { shard, addresses });
+        });
+    }
+
+    fn send(&self, shard: ShardId, message: ToCore) -> bool {
+        self.cores.get((self.core_of)(shard)).is_some_and(|core| core.send(message))
+    }
+
+    fn process_report(&self, now: Instant) -> ProcessReport {
+        ProcessReport {
+            identify_remaining: self.identify.remaining(),
+            identify_waiting: self.identify.waiting(),
+            uptime: now.saturating_duration_since(self.started),
+            stopping: self.stopping,
+        }
+    }
+
+    fn on_ended(&mut self, core: usize) {
+        if let Some(ended) = self.ended.get_mut(core) {
+            *ended = true;
+        }
+    }
+
+    /// Has all cores drained. True when they all did within `DRAIN_MAX`.
+    ///
+    /// `upstream_close` is told to Discord: 1000 ends the sessions and shows the bot offline, any other code keeps them for a RESUME.
+    pub fn drain(&mut self, mail: &mpsc::Receiver<ToControl>, upstream_close: CloseCode) -> bool {
+        self.stopping = true;
+        let end = clock::now() + DRAIN_MAX;
+        for (core, ended) in self.cores.iter().zip(&mut self.ended) {
+            *ended = *ended || !core.send(ToCore::Drain { upstream_close, within: DRAIN_WITHIN });
+        }
+        while self.ended.contains(&false) {
+            let now = clock::now();
+            match mail.recv_timeout(end.saturating_duration_since(now)) {
+                // Nobody begins anew: no turns and no addresses any more, but pages are still answered.
+                Ok(message @ (ToControl::Page { .. } | ToControl::Drained { .. } | ToControl::CoreFailed { .. })) => {
+                    self.on_mail(message, now);
+                }
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+        let late: Vec<usize> = (0..self.ended.len()).filter(|core| !self.ended[*core]).collect();
+        if !late.is_empty() {
+            warn!(cores = ?late, within = ?DRAIN_MAX, "not drained in time");
+        }
+        late.is_empty()
+    }
+}
+
+/// Asks all cores for their reports and waits for them.
+pub fn collect<C: Core>(cores: &[C]) -> Reports {
+    let (report, reports) = mpsc::channel();
+    for core in cores {
+        // A core that has ended counts as silent below.
+        let _ = core.send(ToCore::Report(report.clone()));
+    }
+    drop(report);
+    let end = clock::now() + REPORT_MAX;
+    let mut cores_said = Vec::with_capacity(cores.len());
+    while cores_said.len() < cores.len() {
+        match reports.recv_timeout(end.saturating_duration_since(clock::now())) {
+            Ok(report) => cores_said.push(report),
+            Err(_) => break,
+        }
+    }
+    cores_said.sort_by_key(|report| report.core);
+    let said = |core: &usize| cores_said.iter().any(|report| report.core == *core);
+    let silent = (0..cores.len()).filter(|core| !said(core)).collect();
+    Reports { cores: cores_said, silent }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,391 @@
+//! The HTTP pages on the gateway's port: metrics, health, and Discord's two gateway endpoints with our own address.
+//!
+//! The cores hand over sockets whose request has been read. Two threads answer: one the metrics, whose page is large and may meet a
+//! slow reader, one all the rest, whose pages fit into any socket buffer. So a slow scraper never delays a health check.
+//! Not here: parsing HTTP, and what the numbers mean (`metrics`).
+
+#![forbid(unsafe_code)]
+
+use std::io::{self, Write};
+use std::net::{Shutdown, TcpStream};
+use std::ops::Range;
+use std::sync::mpsc::{self, SyncSender, TrySendError};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::metrics::{self, ProcessReport};
+use crate::runtime::clock;
+use crate::runtime::mesh::CoreReport;
+use crate::shard::report::ShardReport;
+use crate::wire::http::PlainRequest;
+
+/// Pages waiting for each of the two threads. When full, the request is answered 503 at once and closed.
+const PAGES_MAX: usize = 64;
+/// A reader that has not taken the whole page by then is cut off.
+const SEND_MAX: Duration = Duration::from_secs(5);
+const CHUNK_BYTES: usize = 64 << 10;
+/// Shards named one by one when they are not ready; the others are counted.
+const NAMED_MAX: usize = 20;
+/// `total` and `remaining` of our `/gateway/bot`: identifying with the proxy costs nothing.
+const SESSIONS: u32 = 1_000_000;
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+
+/// What the pages say that never changes.
+#[derive(Clone, Debug)]
+pub struct Site {
+    pub externally_accessible_url: String,
+    pub shards: Range<u32>,
+    pub shard_count: u32,
+}
+
+/// What the cores said, and which of them said nothing in time.
+#[derive(Debug, Default)]
+pub struct Reports {
+    pub cores: Vec<CoreReport>,
+    pub silent: Vec<usize>,
+}
+
+/// One request to be answered.
+pub struct Job {
+    /// Blocking.
+    pub socket: TcpStream,
+    pub request: PlainRequest,
+    pub process: ProcessReport,
+}
+
+/// The way to the two threads; they end when this is dropped.
+pub struct Pages {
+    metrics: SyncSender<Job>,
+    others: SyncSender<Job>,
+}
+
+impl Pages {
+    /// `collect` asks all cores for their reports and blocks until they answered or were silent for too long.
+    pub fn start(site: Site, collect: impl Fn() -> Reports + Clone + Send + 'static) -> io::Result<Self> {
+        let metrics = start_thread("metrics", site.clone(), collect.clone())?;
+        Ok(Self { metrics, others: start_thread("pages", site, collect)? })
+    }
+
+    /// Never blocks.
+    pub fn serve(&self, job: Job) {
+        let queue = if path_of(&job.request) == "/metrics" { &self.metrics } else { &self.others };
+        if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = queue.try_send(job) {
+            let refusal = Response::text(503, "Too many requests are waiting.\n").to_bytes(job.request.head_only);
+            // Fits into the empty buffer of a fresh socket; if not, the requester is no worse off.
+            let _ = job.socket.set_nonblocking(true).and_then(|()| (&job.socket).write(&refusal));
+        }
+    }
+}
+
+fn start_thread(name: &str, site: Site, collect: impl Fn() -> Reports + Send + 'static) -> io::Result<SyncSender<Job>> {
+    let (queue, jobs) = mpsc::sync_channel::<Job>(PAGES_MAX);
+    let serve = move || {
+        for job in jobs {
+            let response = answer(&job.request, &site, &job.process, &collect);
+            // A requester that went away is nobody's loss.
+            let _ = send(&job.socket, &response.to_bytes(job.request.head_only));
+        }
+    };
+    thread::Builder::new().name(name.into()).spawn(serve)?;
+    Ok(queue)
+}
+
+/// Sends all of `bytes` within `SEND_MAX`, however slowly they are taken.
+fn send(mut socket: &TcpStream, bytes: &[u8]) -> io::Result<()> {
+    let end = clock::now() + SEND_MAX;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let left = end.saturating_duration_since(clock::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        socket.set_write_timeout(Some(left))?;
+        match socket.write(&rest[..rest.len().min(CHUNK_BYTES)])? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            sent => rest = &rest[sent..],
+        }
+    }
+    socket.shutdown(Shutdown::Write)
+}
+
+struct Response {
+    status: u16,
+    content_type: &'static str,
+    body: String,
+}
+
+impl Response {
+    fn text(status: u16, body: impl Into<String>) -> Self {
+        Self { status, content_type: TEXT, body: body.into() }
+    }
+
+    fn json(status: u16, body: &serde_json::Value) -> Self {
+        Self { status, content_type: JSON, body: body.to_string() }
+    }
+
+    /// Without body when only the head was asked for.
+    fn to_bytes(&self, head_only: bool) -> Vec<u8> {
+        let reason = match self.status {
+            200 => "OK",
+            400 => "Bad Request",
+            404 => "Not Found",
+            405 => "Method Not Allowed",
+            _ => "Service Unavailable",
+        };
+        let allow = if self.status == 405 { "Allow: GET, HEAD\r\n" } else { "" };
+        let head = format!(
+            "HTTP/1.1 {} {reason}\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n{allow}Connection: close\r\n\r\n",
+            self.status,
+            self.content_type,
+            self.body.len()
+        );
+        let body = if head_only { "" } else { &self.body };
+        [head.as_bytes(), body.as_bytes()].concat()
+    }
+}
+
+fn path_of(request: &PlainRequest) -> &str {
+    request.path.split(['?', '#']).next().unwrap_or_default()
+}
+
+fn answer(request: &PlainRequest, site: &Site, process: &ProcessReport, collect: &impl Fn() -> Reports) -> Response {
+    if !matches!(request.method.as_str(), "GET" | "HEAD") {
+        return Response::json(405, &json!({"message": "405: Method Not Allowed", "code": 0}));
+    }
+    let path = path_of(request);
+    // The base of a library may end in a slash, and may have a version.
+    let api = ["/api/v10/", "/api/v9/", "/api/", "/"].iter().find_map(|base| path.strip_prefix(base));
+    match (path, api) {
+        ("/metrics", _) => {
+            let body = metrics::page(&collect().cores, process);
+            Response { status: 200, content_type: metrics::CONTENT_TYPE, body }
+        }
+        ("/shard-count", _) => Response::text(200, site.shard_count.to_string()),
+        ("/livez", _) => alive(&collect()),
+        ("/readyz", _) => match unready(site, process, &collect()) {
+            None => Response::text(200, "ok\n"),
+            Some(why) => Response::text(503, why),
+        },
+        // gateway-proxy's forks answer so.
+        ("/health", _) => match unready(site, process, &collect()) {
+            None => Response::text(200, "OK"),
+            Some(_) => Response::text(400, "Not ready!"),
+        },
+        (_, Some("gateway")) => Response::json(200, &json!({"url": site.externally_accessible_url})),
+        (_, Some("gateway/bot")) => Response::json(200, &gateway_bot(site)),
+        _ => Response::json(404, &json!({"message": "404: Not Found", "code": 0})),
+    }
+}
+
+/// As Discord answers, with limits that make no library wait or refuse: discord.js wants `remaining` ≥ shards, and
+/// `max_concurrency` ≥ shards lets all of them IDENTIFY at once.
+fn gateway_bot(site: &Site) -> serde_json::Value {
+    json!({
+        "url": site.externally_accessible_url,
+        "shards": site.shard_count,
+        "session_start_limit": {
+            "total": SESSIONS,
+            "remaining": SESSIONS,
+            "reset_after": 0,
+            "max_concurrency": site.shard_count.max(1),
+        },
+    })
+}
+
+fn alive(reports: &Reports) -> Response {
+    match reports.silent.as_slice() {
+        [] => Response::text(200, "ok\n"),
+        silent => {
+            Response::text(503, silent.iter().map(|core| format!("core {core} does not answer\n")).collect::<String>())
+        }
+    }
+}
+
+/// Which shards are not active and why, a line each; `None` when all are.
+fn unready(site: &Site, process: &ProcessReport, reports: &Reports) -> Option<String> {
+    if process.stopping {
+        return Some("stopping\n".into());
+    }
+    let known: Vec<&ShardReport> = reports.cores.iter().flat_map(|core| &core.shards).collect();
+    let state = |shard| known.iter().find(|it| it.shard == shard).map_or("unknown", |it| state_name(it.status));
+    let states = site.shards.clone().map(|shard| (shard, state(shard)));
+    let waiting: Vec<_> = states.filter(|(_, state)| *state != "active").collect();
+    if waiting.is_empty() {
+        return None;
+    }
+    let mut lines: String = reports.silent.iter().map(|core| format!("core {core} does not answer\n")).collect();
+    for (shard, state) in waiting.iter().take(NAMED_MAX) {
+        lines += &format!("shard {shard}: {state}\n");
+    }
+    if waiting.len() > NAMED_MAX {
+        lines += &format!("and {} more\n", waiting.len() - NAMED_MAX);
+    }
+    Some(lines)
+}
+
+fn state_name(status: u8) -> &'static str {
+    ["fatally closed", "disconnected", "identifying", "resuming", "active"]
+        .get(usize::from(status))
+        .unwrap_or(&"unknown")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn site() -> Site {
+        Site { externally_accessible_url: "ws://proxy:7878".into(), shards: 0..2, shard_count: 2 }
+    }
+
+    fn request(path: &str) -> PlainRequest {
+        PlainRequest { method: "GET".into(), path: path.into(), host: None, head_only: false }
+    }
+
+    fn reports(statuses: &[u8]) -> Reports {
+        let shard =
+            |(shard, status): (usize, &u8)| ShardReport { shard: shard as u32, status: *status, ..Default::default() };
+        let shards = statuses.iter().enumerate().map(shard).collect();
+        Reports { cores: vec![CoreReport { shards, ..Default::default() }], silent: Vec::new() }
+    }
+
+    fn get_with(path: &str, process: &ProcessReport, collect: &impl Fn() -> Reports) -> (u16, String) {
+        let response = answer(&request(path), &site(), process, collect);
+        (response.status, response.body)
+    }
+
+    fn get(path: &str, statuses: &[u8]) -> (u16, String) {
+        get_with(path, &ProcessReport::default(), &|| reports(statuses))
+    }
+
+    #[test]
+    fn the_number_of_shards_is_plain_text() {
+        assert_eq!(get("/shard-count", &[]), (200, "2".into()));
+    }
+
+    #[test]
+    fn ready_means_that_every_shard_is_active() {
+        assert_eq!(get("/readyz", &[4, 4]), (200, "ok\n".into()));
+        assert_eq!(get("/readyz", &[4, 2]), (503, "shard 1: identifying\n".into()));
+        assert_eq!(get("/readyz", &[0, 1]), (503, "shard 0: fatally closed\nshard 1: disconnected\n".into()));
+        assert_eq!(get("/readyz", &[4]), (503, "shard 1: unknown\n".into()));
+    }
+
+    #[test]
+    fn health_answers_as_forks_of_gateway_proxy_do() {
+        assert_eq!(get("/health", &[4, 4]), (200, "OK".into()));
+        assert_eq!(get("/health", &[4, 3]), (400, "Not ready!".into()));
+    }
+
+    #[test]
+    fn a_stopping_proxy_is_not_ready() {
+        let process = ProcessReport { stopping: true, ..Default::default() };
+        assert_eq!(get_with("/readyz", &process, &|| reports(&[4, 4])), (503, "stopping\n".into()));
+    }
+
+    #[test]
+    fn alive_means_that_every_core_answers() {
+        assert_eq!(get("/livez", &[1, 1]), (200, "ok\n".into()));
+        let silent = || Reports { silent: vec![1], ..reports(&[4]) };
+        assert_eq!(get_with("/livez", &ProcessReport::default(), &silent), (503, "core 1 does not answer\n".into()));
+    }
+
+    #[test]
+    fn many_unready_shards_are_counted() {
+        let site = Site { shards: 0..225, shard_count: 225, ..site() };
+        let why = unready(&site, &ProcessReport::default(), &Reports::default()).unwrap();
+        assert_eq!(why.lines().count(), NAMED_MAX + 1);
+        assert!(why.ends_with("and 205 more\n"), "{why}");
+    }
+
+    #[test]
+    fn the_gateway_endpoints_answer_with_our_own_address_under_every_base() {
+        for base in ["", "/api", "/api/v9", "/api/v10"] {
+            let (status, body) = get(&format!("{base}/gateway?x=1"), &[]);
+            assert_eq!((status, body.as_str()), (200, r#"{"url":"ws://proxy:7878"}"#), "{base}");
+            let (status, body) = get(&format!("{base}/gateway/bot"), &[]);
+            let bot: serde_json::Value = serde_json::from_str(&body).unwrap();
+            assert_eq!((status, &bot["url"], &bot["shards"]), (200, &json!("ws://proxy:7878"), &json!(2)), "{base}");
+            let limit = json!({"total": 1000000, "remaining": 1000000, "reset_after": 0, "max_concurrency": 2});
+            assert_eq!(bot["session_start_limit"], limit);
+        }
+    }
+
+    #[test]
+    fn everything_else_is_not_found_in_discords_words() {
+        for path in ["/", "/api/v10/users/@me", "/api/v8/gateway", "/metrics/", ""] {
+            assert_eq!(get(path, &[]), (404, r#"{"code":0,"message":"404: Not Found"}"#.into()), "{path}");
+        }
+    }
+
+    #[test]
+    fn other_methods_are_not_allowed() {
+        let post = PlainRequest { method: "POST".into(), ..request("/metrics") };
+        let response = answer(&post, &site(), &ProcessReport::default(), &Reports::default);
+        assert_eq!(response.status, 405);
+        assert!(String::from_utf8(response.to_bytes(false)).unwrap().contains("\r\nAllow: GET, HEAD\r\n"));
+    }
+
+    /// Both ends of a connection.
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (ours, listener.accept().unwrap().0)
+    }
+
+    fn read_all(mut socket: TcpStream) -> String {
+        let mut text = String::new();
+        socket.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn a_page_arrives_whole_and_the_connection_ends() {
+        let pages = Pages::start(site(), || reports(&[4, 4])).unwrap();
+        for (path, head_only) in [("/metrics", false), ("/readyz", false), ("/metrics", true)] {
+            let (reader, socket) = pair();
+            let request = PlainRequest { head_only, ..request(path) };
+            pages.serve(Job { socket, request, process: ProcessReport::default() });
+            let text = read_all(reader);
+            let (head, body) = text.split_once("\r\n\r\n").unwrap();
+            assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("Connection: close"), "{head}");
+            let announced: usize =
+                head.split("Content-Length: ").nth(1).unwrap().lines().next().unwrap().parse().unwrap();
+            assert_eq!(body.len(), if head_only { 0 } else { announced });
+            assert!(announced > 0);
+        }
+    }
+
+    #[test]
+    fn a_full_queue_is_told_at_once_and_leaves_the_other_pages_alone() {
+        let (go, gate) = mpsc::channel::<()>();
+        let (entered, at_work) = mpsc::channel();
+        let gate = std::sync::Arc::new(std::sync::Mutex::new(gate));
+        let stuck = move || {
+            entered.send(()).unwrap();
+            let _ = gate.lock().unwrap().recv();
+            Reports::default()
+        };
+        let pages = Pages::start(site(), stuck).unwrap();
+        let ask = |path| {
+            let (reader, socket) = pair();
+            pages.serve(Job { socket, request: request(path), process: ProcessReport::default() });
+            reader
+        };
+        let first = ask("/metrics");
+        at_work.recv().unwrap();
+        let waiting: Vec<_> = (0..PAGES_MAX).map(|_| ask("/metrics")).collect();
+        assert!(read_all(ask("/metrics")).starts_with("HTTP/1.1 503 Service Unavailable\r\n"));
+        assert!(read_all(ask("/shard-count")).ends_with("\r\n\r\n2"));
+        drop(go);
+        for reader in [first].into_iter().chain(waiting) {
+            assert!(read_all(reader).starts_with("HTTP/1.1 200 OK\r\n"));
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! From configuration, Discord's answer and the probed machine to what the runtime is told.
+
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use super::config::{Config, SHARDS_MAX};
+use super::keys::Refusal;
+use super::rest::GatewayBot;
+use crate::runtime::settings::{Backend, RuntimeSettings};
+
+/// Everything the runtime needs. Refuses when the configured range does not lie within the shards that there are.
+pub fn settings(
+    config: &Config,
+    bot: &GatewayBot,
+    backend: Backend,
+    cores: Vec<usize>,
+) -> Result<RuntimeSettings, Refusal> {
+    let (shards, shard_count) = shard_range(config, bot.shards)?;
+    Ok(RuntimeSettings {
+        backend,
+        cores,
+        listen: SocketAddr::new(config.bind, config.port),
+        shards,
+        shard_count,
+        token: config.token.secret().to_owned(),
+        intents: config.intents,
+        presence: config.presence.clone(),
+        gateway_url: bot.url.clone(),
+        upstream_compression: config.upstream_compression,
+        externally_accessible_url: config.externally_accessible_url.clone(),
+        validate_token: config.validate_token,
+        allow_compression: config.allow_compression,
+        cache: config.cache,
+        log_bytes: config.log_bytes,
+        log_keep: config.log_keep,
+    })
+}
+
+/// The shards to hold, of how many in all. `recommended` is Discord's number and counts where none is configured.
+fn shard_range(config: &Config, recommended: u32) -> Result<(Range<u32>, u32), Refusal> {
+    let count = config.shards.unwrap_or(recommended.clamp(1, SHARDS_MAX as u32));
+    let end = config.shard_end.unwrap_or(count);
+    let start = config.shard_start.unwrap_or(0);
+    if end > count {
+        return Err(Refusal::new("shard_end", end, format_args!("at most {count}, the number of shards")));
+    }
+    if start >= end {
+        return Err(Refusal::new("shard_start", start, format_args!("less than {end}, where the range ends")));
+    }
+    Ok((start..end, count))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::control::config::{Environment, load};
+    use crate::control::rest::SessionStartLimit;
+
+    fn config(more: &str) -> Config {
+        let json = format!(r#"{{"token":"invented","intents":513{more}}}"#);
+        load(None, &Environment { config: Some(json), token: None }).unwrap().config
+    }
+
+    fn range(more: &str, recommended: u32) -> Result<(Range<u32>, u32), String> {
+        shard_range(&config(more), recommended).map_err(|refusal| refusal.to_string())
+    }
+
+    #[test]
+    fn without_keys_all_recommended_shards_are_held() {
+        assert_eq!(range("", 9), Ok((0..9, 9)));
+        assert_eq!(range("", 0), Ok((0..1, 1)));
+    }
+
+    #[test]
+    fn the_configured_number_goes_before_the_recommended_one() {
+        assert_eq!(range(r#","shards":4"#, 9), Ok((0..4, 4)));
+        assert_eq!(range(r#","shards":4,"shard_start":1,"shard_end":3"#, 9), Ok((1..3, 4)));
+        assert_eq!(range(r#","shard_start":3"#, 9), Ok((3..9, 9)));
+    }
+
+    #[test]
+    fn a_range_outside_the_recommended_number_is_refused() {
+        let line = range(r#","shard_end":10"#, 9).unwrap_err();
+        assert_eq!(line, "shard_end: found 10, wanted at most 9, the number of shards");
+        let line = range(r#","shard_start":9"#, 9).unwrap_err();
+        assert_eq!(line, "shard_start: found 9, wanted less than 9, where the range ends");
+    }
+
+    #[test]
+    fn the_runtime_is_told_what_was_configured() {
+        let limit = SessionStartLimit { total: 1000, remaining: 999, reset_after: Duration::ZERO, max_concurrency: 1 };
+        let bot = GatewayBot { url: "ws://127.0.0.1:9".into(), shards: 2, session_start_limit: limit };
+        let config = config(r#","bind":"::1","port":7,"log_seconds":60"#);
+        let settings = settings(&config, &bot, Backend::Epoll, vec![1]).unwrap();
+        assert_eq!(settings.listen, "[::1]:7".parse().unwrap());
+        assert_eq!((settings.token.as_str(), settings.intents), ("invented", 513));
+        assert_eq!((settings.gateway_url.as_str(), settings.shards), ("ws://127.0.0.1:9", 0..2));
+        assert_eq!((settings.backend, settings.cores), (Backend::Epoll, vec![1]));
+        assert_eq!(settings.log_keep, Duration::from_secs(60));
+    }
+}
