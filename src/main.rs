@@ -11,6 +11,7 @@ use shardgate::control::config::Environment;
 use shardgate::control::{self, Cores};
 use shardgate::runtime::mesh::{CoreSender, ToControl};
 use shardgate::runtime::{self, settings::RuntimeSettings};
+use shardgate::wire::ShardId;
 
 /// Measured against the system's allocator in a churn of two threads: 31 to 48 ns where glibc needs 157 to 172.
 #[global_allocator]
@@ -33,6 +34,9 @@ fn main() -> ExitCode {
 }
 
 fn start(settings: RuntimeSettings, to_control: Sender<ToControl>) -> io::Result<Cores<CoreSender>> {
-    let running = runtime::start(settings, to_control)?;
-    Ok(Cores { senders: running.senders, threads: running.threads, core_of: running.core_of })
+    let running = runtime::start(&settings, to_control)?;
+    let placement = running.placement;
+    // Every shard that sends mail is held by some core.
+    let core_of = Box::new(move |shard: ShardId| placement.place(shard.0).map_or(0, |(core, _)| core));
+    Ok(Cores { senders: running.cores, threads: running.threads, core_of })
 }

@@ -40,6 +40,7 @@ pub enum Seen {
     Resumed,
     /// Traffic. `is_live` when it was sent after this client's last READY or RESUMED, so was never replayed to it.
     Traffic {
+        sent_ns: u64,
         latency_ns: u64,
         is_live: bool,
     },
@@ -266,7 +267,11 @@ impl Judge {
                 self.counters.on_counter(mark.counter);
             }
             let latency_ns = now_ns.saturating_sub(mark.sent_ns);
-            return Some(Seen::Traffic { latency_ns, is_live: mark.sent_ns >= self.live_since_ns });
+            return Some(Seen::Traffic {
+                sent_ns: mark.sent_ns,
+                latency_ns,
+                is_live: mark.sent_ns >= self.live_since_ns,
+            });
         }
         match name {
             "READY" => self.on_ready(envelope.d, now_ns),
@@ -378,7 +383,7 @@ mod tests {
         let mut judge = judge();
         ready(&mut judge);
         assert!(judge.is_ready());
-        assert_eq!(traffic(&mut judge, 3, 1), Seen::Traffic { latency_ns: 40, is_live: false });
+        assert_eq!(traffic(&mut judge, 3, 1), Seen::Traffic { sent_ns: 60, latency_ns: 40, is_live: false });
         judge.on_connect();
         judge.on_payload(true, br#"{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":41250}}"#, 0);
         traffic(&mut judge, 4, 2);

@@ -12,6 +12,7 @@ pub mod http;
 pub mod judge;
 pub mod link;
 pub mod payload;
+pub mod run;
 pub mod tally;
 pub mod tls;
 pub mod url;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use loadtest::args::{Args, Spec, usage};
-use loadtest::{client, discord};
+use loadtest::{client, discord, run};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -17,6 +17,11 @@ fn main() -> ExitCode {
             with_args(command, "one client alone, checking every promise", client::options::SPECS, words, |args| {
                 let settings = client::options::settings(args)?;
                 block_on(client::watch::watch(settings, args.get("seconds", 0)?))
+            })
+        }
+        "run" => {
+            with_args(command, "fake Discord, proxy and clients, and a verdict", run::options::SPECS, words, |args| {
+                block_on(run::run(run::options::Options::from_args(args)?))
             })
         }
         _ => return help(),

@@ -1,5 +1,7 @@
 //! What a group of clients measured together: latencies of live events, for the whole run and since the last look.
 
+use std::ops::Range;
+
 use hdrhistogram::Histogram;
 
 /// Longest latency that is told apart, in nanoseconds; longer ones count as this.
@@ -12,23 +14,26 @@ pub struct Tally {
     /// The same since the last `take_recent`.
     recent: Histogram<u64>,
     pub delivered: u64,
-    /// Events that were sent before the client's session went live, so came late by design.
-    pub replayed: u64,
+    /// Events that came late by design: sent before the client was live, or in `disturbed_ns`.
+    pub late: u64,
+    /// Events sent in this time are late by design.
+    pub disturbed_ns: Range<u64>,
 }
 
 impl Tally {
     pub fn new() -> Self {
         let empty = Histogram::new_with_bounds(100, LATENCY_NS_MAX, 3).expect("bounds and digits are in range");
-        Self { latency: empty.clone(), recent: empty, delivered: 0, replayed: 0 }
+        Self { latency: empty.clone(), recent: empty, delivered: 0, late: 0, disturbed_ns: 0..0 }
     }
 
-    pub fn on_traffic(&mut self, latency_ns: u64, is_live: bool) {
+    /// An event sent at `sent_ns` came after `latency_ns`; `is_live` unless it was replayed to the client.
+    pub fn on_traffic(&mut self, sent_ns: u64, latency_ns: u64, is_live: bool) {
         self.delivered += 1;
-        if is_live {
+        if is_live && !self.disturbed_ns.contains(&sent_ns) {
             self.latency.saturating_record(latency_ns);
             self.recent.saturating_record(latency_ns);
         } else {
-            self.replayed += 1;
+            self.late += 1;
         }
     }
 
@@ -37,12 +42,6 @@ impl Tally {
         let quantiles = (self.recent.value_at_quantile(0.5), self.recent.value_at_quantile(0.99));
         self.recent.reset();
         quantiles
-    }
-
-    pub fn add(&mut self, other: &Self) {
-        self.latency.add(&other.latency).expect("both have the same bounds");
-        self.delivered += other.delivered;
-        self.replayed += other.replayed;
     }
 }
 
@@ -59,9 +58,11 @@ mod tests {
     #[test]
     fn replayed_events_do_not_count_as_latency() {
         let mut tally = Tally::new();
-        tally.on_traffic(1_000, true);
-        tally.on_traffic(9_000_000_000, false);
-        assert_eq!((tally.delivered, tally.replayed, tally.latency.len()), (2, 1, 1));
+        tally.disturbed_ns = 50..60;
+        tally.on_traffic(1, 1_000, true);
+        tally.on_traffic(2, 9_000_000_000, false);
+        tally.on_traffic(50, 9_000_000_000, true);
+        assert_eq!((tally.delivered, tally.late, tally.latency.len()), (3, 2, 1));
         assert!(tally.latency.max() < 1_100);
     }
 }

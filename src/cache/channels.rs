@@ -98,10 +98,8 @@ pub fn on_thread_list_sync(guild: &mut Guild, d: &[u8]) -> Result<(), Invalid> {
     let mut synced = Vec::new();
     for thread in array(threads)? {
         let thread = thread?;
-        if let Some(id) = Kind::Threads.id_of(thread)?
-            && let Some(thread) = active_thread(thread)?
-        {
-            synced.push((id, thread));
+        if let Some(id) = Kind::Threads.id_of(thread)? {
+            synced.push((id, active_thread(thread)?));
         }
     }
     let mut joined = Vec::new();
@@ -116,7 +114,10 @@ pub fn on_thread_list_sync(guild: &mut Guild, d: &[u8]) -> Result<(), Invalid> {
         channels.as_ref().is_none_or(|it| parent(thread).is_some_and(|id| it.contains(&Some(id))))
     });
     for (id, thread) in synced {
-        table.put(Some(id), thread);
+        match thread {
+            Some(thread) => table.put(Some(id), thread),
+            None => table.remove(id),
+        };
     }
     joined.iter().try_for_each(|(id, member)| set(guild, Kind::Threads, *id, (b"member", member)))
 }

@@ -4,8 +4,8 @@
 //! set to `false`. Writing the guild is one walk over the skeleton that puts the tables back into their places.
 //! Which event changes what is not decided here (see `channels`, `people`, `rules`).
 //!
-//! Cost: taking a guild apart reads each byte three times (top level, elements, their ids) and copies it once; putting it
-//! together is one copy per element and a walk over the skeleton, some 2 KiB.
+//! Cost: taking a guild apart reads each byte three or four times (top level, elements, their ids) and copies it once; putting
+//! it together is one copy per element and a walk over the skeleton, some 2 KiB.
 
 #![forbid(unsafe_code)]
 
@@ -25,33 +25,44 @@ pub struct Guild {
     tables: [Table; Kind::ALL.len()],
 }
 
+/// What a GUILD_CREATE says.
+#[derive(Debug)]
+pub struct Created {
+    pub id: Option<u64>,
+    /// The payload says nothing but that: what else it holds does not count.
+    pub is_unavailable: bool,
+    pub guild: Guild,
+}
+
 impl Guild {
-    /// Takes the `d` of a GUILD_CREATE apart, or says where it is broken. Its members count as users from now on.
-    pub fn new(d: &[u8], keep: &Keep, users: &mut Users) -> Result<Self, Invalid> {
+    /// Takes the `d` of a GUILD_CREATE apart, or says where it is broken.
+    pub fn read(d: &[u8], keep: &Keep) -> Result<Created, Invalid> {
+        let (mut id, mut unavailable) = (None, None);
         let mut guild = Self { skeleton: Box::default(), member_count: None, tables: Default::default() };
         let mut skeleton = vec![b'{'];
-        let mut has_unavailable = false;
         for member in json::members(d)? {
             let member = member?;
             if json::key_is(member.key, "unavailable") {
-                has_unavailable = true;
+                unavailable = Some(member.value);
                 edit::write_entry((member.key, b"false"), &mut skeleton);
             } else if let Some((kind, place)) = managed(&member, keep) {
                 guild.tables[kind as usize] = table(kind, member.value, keep)?;
                 edit::write_entry((member.key, place), &mut skeleton);
             } else {
                 guild.note_member_count(&member);
+                if json::key_is(member.key, "id") {
+                    id = json::snowflake(member.value);
+                }
                 edit::write_comma(&mut skeleton);
                 skeleton.extend_from_slice(&d[member.span]);
             }
         }
-        if !has_unavailable {
+        if unavailable.is_none() {
             edit::write_entry((b"unavailable", b"false"), &mut skeleton);
         }
         skeleton.push(b'}');
         guild.skeleton = skeleton.into_boxed_slice();
-        guild.table(Kind::Members).iter_ids().for_each(|id| users.add(id));
-        Ok(guild)
+        Ok(Created { id, is_unavailable: unavailable == Some(b"true"), guild })
     }
 
     /// Takes every key of a guild object that lacks GUILD_CREATE's extras, and keeps the rest.
@@ -90,8 +101,13 @@ impl Guild {
         Ok(())
     }
 
-    /// Gives the members back that `new` and the events since have counted as users.
-    pub fn forget(&self, users: &mut Users) {
+    /// Counts the members as users. From then on every change of a member is counted where it is made.
+    pub fn add_to(&self, users: &mut Users) {
+        self.table(Kind::Members).iter_ids().for_each(|id| users.add(id));
+    }
+
+    /// Undoes `add_to` and what was counted since.
+    pub fn remove_from(&self, users: &mut Users) {
         self.table(Kind::Members).iter_ids().for_each(|id| users.remove(id));
     }
 
@@ -172,10 +188,12 @@ impl Guild {
 
     fn install(&mut self, kind: Kind, table: Table, users: &mut Users) {
         if kind == Kind::Members {
-            self.forget(users);
-            table.iter_ids().for_each(|id| users.add(id));
+            self.remove_from(users);
+            self.tables[kind as usize] = table;
+            self.add_to(users);
+        } else {
+            self.tables[kind as usize] = table;
         }
-        self.tables[kind as usize] = table;
     }
 
     fn note_member_count(&mut self, member: &Member<'_>) {

@@ -250,13 +250,10 @@ impl Cache {
 
     /// Replaces everything of the guild, or marks it unavailable if that is all the payload says.
     fn on_guild_create(&mut self, d: &[u8]) -> Result<(), Invalid> {
-        let [id, unavailable] = json::pick(d, ["id", "unavailable"])?;
-        let Some(id) = id.and_then(json::snowflake).map(GuildId) else { return Ok(()) };
-        let guild = match unavailable {
-            Some(b"true") => None,
-            _ => Some(Box::new(Guild::new(d, &self.keep, &mut self.users)?)),
-        };
-        self.set_guild(id, guild);
+        let created = Guild::read(d, &self.keep)?;
+        if let Some(id) = created.id {
+            self.set_guild(GuildId(id), (!created.is_unavailable).then(|| Box::new(created.guild)));
+        }
         Ok(())
     }
 
@@ -290,15 +287,19 @@ impl Cache {
     fn set_guild(&mut self, id: GuildId, guild: Option<Box<Guild>>) {
         if !self.guilds.contains_key(&id) {
             if self.guilds.len() >= GUILDS_MAX {
-                guild.inspect(|guild| guild.forget(&mut self.users));
                 return;
             }
             self.order.push(id);
         }
         self.counts.add(&counts_of(guild.as_deref()));
+        if let Some(guild) = &guild {
+            guild.add_to(&mut self.users);
+        }
         if let Some(old) = self.guilds.insert(id, guild) {
             self.counts.subtract(&counts_of(old.as_deref()));
-            old.inspect(|old| old.forget(&mut self.users));
+            if let Some(old) = old {
+                old.remove_from(&mut self.users);
+            }
         }
         debug_assert_eq!(self.order.len(), self.guilds.len());
     }

@@ -15,7 +15,7 @@ use super::users::Users;
 use super::{channels, people};
 use crate::wire::json::{self, Invalid};
 
-/// The rest of `GuildScheduledEvent.status`: a completed or cancelled event is no longer in GUILD_CREATE (unconfirmed).
+/// A scheduled event whose `status` is completed or cancelled is no longer in GUILD_CREATE (unconfirmed).
 const SCHEDULED_EVENT_ENDED: [u64; 2] = [3, 4];
 
 /// Applies an event about `guild`. READY, USER_UPDATE, GUILD_CREATE and GUILD_DELETE are the cache's own.

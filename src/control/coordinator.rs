@@ -85,13 +85,13 @@ pub struct Coordinator<C> {
 impl<C: Core> Coordinator<C> {
     /// `bot` is what Discord said at the start.
     pub fn new(cores: Vec<C>, core_of: CoreOf, helpers: Helpers, bot: &GatewayBot, now: Instant) -> Self {
-        let SessionStartLimit { remaining, reset_after, max_concurrency, .. } = bot.session_start_limit;
+        let SessionStartLimit { total, remaining, reset_after, max_concurrency } = bot.session_start_limit;
         Self {
             ended: vec![false; cores.len()],
             cores,
             core_of,
             helpers,
-            identify: IdentifyQueue::new(max_concurrency.max(1), remaining, reset_after, now),
+            identify: IdentifyQueue::new(max_concurrency, total, remaining, reset_after, now),
             asking: None,
             asked_at: now,
             exhausted_until: None,
@@ -196,7 +196,7 @@ impl<C: Core> Coordinator<C> {
             Ok(GatewayBot { session_start_limit: limit, .. }) => {
                 debug!(remaining = limit.remaining, total = limit.total, "limit of IDENTIFYs");
                 let SessionStartLimit { total, remaining, reset_after, max_concurrency } = limit;
-                self.identify.on_limits(max_concurrency.max(1), total, remaining, reset_after, now);
+                self.identify.on_limits(max_concurrency, total, remaining, reset_after, now);
             }
             Err(why) => warn!(why, "the limit of IDENTIFYs is not known anew"),
         }

@@ -84,12 +84,12 @@ fn gateway_proxys_own(page: &mut Page, shards: &[&ShardReport]) {
 /// Buckets are cumulative in the text, and single in the report.
 fn latency_histogram(page: &mut Page, shard: &ShardReport) {
     let mut below = 0;
-    for (count, bound) in shard.latency_counts.iter().zip(LATENCY_BUCKETS.into_iter().chain([f64::INFINITY])) {
+    for (count, bound) in shard.latencies.counts.iter().zip(LATENCY_BUCKETS.into_iter().chain([f64::INFINITY])) {
         below += count;
         let labels: [(&str, &dyn Display); 2] = [("shard", &shard.shard), ("le", &Number(bound))];
         page.line("gateway_shard_latency_histogram_bucket", &labels, &below);
     }
-    let sum = shard.latency_sum.as_secs_f64();
+    let sum = shard.latencies.sum.as_secs_f64();
     page.line("gateway_shard_latency_histogram_sum", &[("shard", &shard.shard)], &sum);
     page.line("gateway_shard_latency_histogram_count", &[("shard", &shard.shard)], &below);
 }
@@ -225,6 +225,7 @@ mod tests {
 
     use super::*;
     use crate::cache::CacheCounts;
+    use crate::shard::report::Latencies;
 
     fn report(shard: u32) -> ShardReport {
         let mut latency_counts = [0; LATENCY_BUCKETS.len() + 1];
@@ -235,8 +236,7 @@ mod tests {
             shard,
             status: 4,
             latency: Some(Duration::from_millis(42)),
-            latency_counts,
-            latency_sum: Duration::from_millis(12_500),
+            latencies: Latencies { counts: latency_counts, sum: Duration::from_millis(12_500) },
             events: vec![("MESSAGE_CREATE".into(), 17), ("TYPING_START".into(), 4)],
             cache: CacheCounts { guilds: 5, unavailable_guilds: 1, voice_states: 3, bytes: 999, ..Default::default() },
             log_age: Duration::from_millis(1500),
@@ -247,7 +247,7 @@ mod tests {
     }
 
     fn text() -> String {
-        let core = |core, shards| CoreReport { core, backend: "epoll", greeting: 2, shards };
+        let core = |core, shards| CoreReport { core, backend: "epoll", greeting: 2, log_dropped_early: 0, shards };
         let process = ProcessReport {
             identify_remaining: 990,
             identify_waiting: 3,

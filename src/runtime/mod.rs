@@ -41,6 +41,7 @@ use settings::{Backend, RuntimeSettings};
 pub struct Runtime {
     pub cores: Vec<CoreSender>,
     pub threads: Vec<JoinHandle<()>>,
+    pub placement: Placement,
     /// Where clients connect: the configured address with the port that it has got.
     pub listen: SocketAddr,
 }
@@ -95,7 +96,7 @@ pub fn start(settings: &RuntimeSettings, control: mpsc::Sender<ToControl>) -> io
         let thread = std::thread::Builder::new().name(format!("core-{index}")).spawn(move || seat.run(backend))?;
         threads.push(thread);
     }
-    Ok(Runtime { cores: senders, threads, listen })
+    Ok(Runtime { cores: senders, threads, placement, listen })
 }
 
 /// All that a core's thread takes with it.

@@ -65,11 +65,12 @@ impl IdentifyQueue {
         queue
     }
 
-    /// `GET /gateway/bot` was answered. Turns that are out are taken off `remaining`: their IDENTIFYs may come after the answer.
+    /// `GET /gateway/bot` was answered. Turns that are out, or ran out without a word, are taken off
+    /// `remaining`: their IDENTIFYs may come after the answer.
     pub fn on_limits(&mut self, max_concurrency: u32, total: u32, remaining: u32, reset_after: Duration, now: Instant) {
         self.max_concurrency = max_concurrency.max(1);
         self.total = total.max(remaining);
-        self.remaining = remaining.saturating_sub(self.reserved());
+        self.refill(remaining);
         let reset_after = if reset_after.is_zero() { BUDGET_INTERVAL } else { reset_after.min(RESET_AFTER_MAX) };
         self.resets_at = now + reset_after;
     }
@@ -175,15 +176,19 @@ impl IdentifyQueue {
         }
         self.sent.retain(|_, at| *at + COOLING > now);
         if self.resets_at <= now {
-            self.remaining = self.total.saturating_sub(self.reserved());
+            self.refill(self.total);
             while self.resets_at <= now {
                 self.resets_at += BUDGET_INTERVAL;
             }
         }
     }
 
-    fn reserved(&self) -> u32 {
-        u32::try_from(self.turns.len()).unwrap_or(u32::MAX)
+    /// A fresh budget, less the IDENTIFYs that may still be on their way to Discord. A void turn is counted once more and
+    /// then forgotten: counted for ever, a few lost shards would starve all others.
+    fn refill(&mut self, remaining: u32) {
+        let reserved = self.turns.len() + self.voided.len();
+        self.remaining = remaining.saturating_sub(u32::try_from(reserved).unwrap_or(u32::MAX));
+        self.voided.clear();
     }
 
     /// A shard stands in one table; a bucket has one turn; turns and what remains make no more than the total.
@@ -315,9 +320,28 @@ mod tests {
         grants(&mut queue, now);
         queue.on_limits(4, 1000, 10, secs(60), now);
         assert_eq!(queue.remaining(), 7);
-        grants(&mut queue, now + secs(60));
-        queue.on_sent(ShardId(0), now + secs(60));
-        assert!(queue.remaining() < 1000);
+    }
+
+    #[test]
+    fn turns_that_are_out_are_taken_off_the_next_days_budget() {
+        let now = start();
+        let mut queue = IdentifyQueue::new(4, 1000, 10, TURN_HELD_MAX, now);
+        queue.on_wanted(ShardId(0), now);
+        grants(&mut queue, now);
+        // Void in the very moment of the reset: it may have been sent on either side of it.
+        grants(&mut queue, now + TURN_HELD_MAX);
+        assert_eq!(queue.remaining(), 999);
+    }
+
+    #[test]
+    fn a_shard_that_vanished_with_its_turn_does_not_hold_the_budget_for_ever() {
+        let now = start();
+        let mut queue = IdentifyQueue::new(1, 1, 1, DAY, now);
+        queue.on_wanted(ShardId(0), now);
+        queue.on_wanted(ShardId(1), now);
+        assert_eq!(grants(&mut queue, now), [0]);
+        assert!(grants(&mut queue, now + DAY).is_empty());
+        assert_eq!(grants(&mut queue, now + 2 * DAY), [1]);
     }
 
     #[test]
@@ -384,6 +408,7 @@ mod tests {
             let mut plans = plans.iter().cycle();
             let mut now = begin;
             loop {
+                prop_assert!(now - begin < 100 * DAY, "{:?} starve", wanted);
                 while let Some((shard, not_before)) = queue.poll(now) {
                     prop_assert!(not_before >= now);
                     let bucket = shard.0 % max_concurrency;

@@ -440,7 +440,7 @@ mod tests {
 
     #[test]
     fn a_payload_of_4096_bytes_is_read_and_a_longer_one_is_not() {
-        let payload = |len: usize| format!(r#"{{"op":1,"d":"{}"}}"#, "x".repeat(len - 16));
+        let payload = |len: usize| format!(r#"{{"op":1,"d":"{}"}}"#, "x".repeat(len - r#"{"op":1,"d":""}"#.len()));
         assert_eq!(parse(payload(4096).as_bytes()), Ok(ClientPayload::Heartbeat));
         assert_eq!(parse(payload(4097).as_bytes()), Err(ClientError::TooLong { len: 4097 }));
     }

@@ -15,8 +15,9 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::cache::{Cache, CacheFlags, Touch};
-use crate::session::commands::{Commands, Refused, Route};
+use crate::session::commands::{Commands, Refused};
 use crate::session::payload::{Command, Identify, Resume};
+use crate::session::requests::Route;
 use crate::session::upstream::{Received, Status, Upstream, UpstreamAction, UpstreamSettings};
 use crate::wire::encode::Encoder;
 use crate::wire::scan::{self, ScanError};
@@ -95,6 +96,7 @@ pub struct Shard {
     resumes_refused: u64,
     lagging_closes: u64,
     cache_errors: u64,
+    commands_refused: u64,
     stopped_said: bool,
     canonical: Vec<u8>,
 }
@@ -105,7 +107,7 @@ impl Shard {
             upstream: Upstream::new(settings.upstream.clone(), seed, now),
             cache: Cache::new(settings.cache),
             log: Log::default(),
-            commands: Commands::new(),
+            commands: Commands::new(&mut fastrand::Rng::with_seed(seed ^ 2), now),
             seats: Vec::new(),
             next_key: 1,
             snapshots: 0,
@@ -117,6 +119,7 @@ impl Shard {
             resumes_refused: 0,
             lagging_closes: 0,
             cache_errors: 0,
+            commands_refused: 0,
             stopped_said: false,
             canonical: Vec::new(),
             settings,
@@ -144,12 +147,13 @@ impl Shard {
 
     /// The WebSocket to Discord is open.
     pub fn on_open(&mut self, now: Instant) {
+        self.commands.on_connection(now);
         self.upstream.on_open(now);
     }
 
     /// The connection to Discord ended, or could not be made.
     pub fn on_closed(&mut self, now: Instant, code: Option<CloseCode>) {
-        self.commands.on_disconnected();
+        self.commands.pause();
         self.upstream.on_closed(now, code);
     }
 
@@ -162,6 +166,7 @@ impl Shard {
                 return Err(error);
             }
         };
+        let was_live = self.upstream.is_live();
         match self.upstream.on_payload(now, &envelope, payload) {
             Received::Handled => {
                 if let Some(latency) = self.upstream.take_latency() {
@@ -178,8 +183,8 @@ impl Shard {
                 self.canonical = canonical;
             }
         }
-        if self.upstream.is_live() {
-            self.commands.on_connected(now);
+        if self.upstream.is_live() && !was_live {
+            self.commands.resume(now);
         }
         Ok(())
     }
@@ -227,8 +232,8 @@ impl Shard {
             Route::Everyone => {
                 self.log.append(now, head, &[&payload[digits.end..]], Audience::Everyone);
             }
-            Route::Client { client, data } => {
-                let tail = [&payload[digits.end..data_at.start], &data, &payload[data_at.end..]];
+            Route::Client { client, rewritten_d } => {
+                let tail = [&payload[digits.end..data_at.start], &rewritten_d, &payload[data_at.end..]];
                 self.log.append(now, head, &tail, Audience::One(client));
             }
             Route::Nobody => {}
@@ -328,7 +333,9 @@ impl Shard {
 
     /// A client's op 3, 4, 8, 31 or 43, to go to Discord under the shard's budget.
     pub fn on_command(&mut self, now: Instant, key: SeatKey, command: Command) -> Result<(), Refused> {
-        self.commands.push(key.0, command, now)
+        let pushed = self.commands.push(key.0, command, now);
+        self.commands_refused += u64::from(pushed.is_err());
+        pushed
     }
 
     /// Sends what the client has not got, up to `room` bytes.
@@ -389,9 +396,12 @@ impl Shard {
                 UpstreamAction::IdentifySent => Action::IdentifySent,
                 UpstreamAction::IdentifyReturned => Action::IdentifyReturned,
                 UpstreamAction::Connect(url) => Action::Connect(url),
-                UpstreamAction::Send(payload) => Action::Send(payload),
+                UpstreamAction::Send(payload) => {
+                    self.commands.on_sent(now);
+                    Action::Send(payload)
+                }
                 UpstreamAction::Close(code) => {
-                    self.commands.on_disconnected();
+                    self.commands.pause();
                     Action::Close(code)
                 }
             });
@@ -405,10 +415,7 @@ impl Shard {
         if let Some(action) = self.actions.pop_front() {
             return Some(action);
         }
-        if self.upstream.is_live() {
-            return self.commands.poll(now).map(Action::Send);
-        }
-        None
+        self.commands.poll(now).map(Action::Send)
     }
 
     /// Ends the conversation with Discord, keeping its session or (1000) not.
@@ -459,7 +466,7 @@ impl Shard {
             repeated: counts.repeated,
             close_codes: counts.closes.clone(),
             commands_queued: self.commands.queued(),
-            commands_refused: self.commands.refused(),
+            commands_refused: self.commands_refused,
         }
     }
 

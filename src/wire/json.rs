@@ -79,7 +79,8 @@ pub fn skip_value(text: &[u8], at: usize) -> Result<usize, Invalid> {
 
 /// Whether a raw key spells `name`, which holds no escapes; the key may.
 pub fn key_is(key: &[u8], name: &str) -> bool {
-    key == name.as_bytes() || (memchr(b'\\', key).is_some() && spells(key, name.as_bytes()))
+    // An escape is longer than what it stands for, so that most keys are told apart by their length.
+    key == name.as_bytes() || (key.len() > name.len() && memchr(b'\\', key).is_some() && spells(key, name.as_bytes()))
 }
 
 /// Whether two raw keys spell the same name.

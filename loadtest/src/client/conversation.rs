@@ -253,7 +253,9 @@ async fn on_seen(client: &Client, link: &Link, seen: Seen, heart: &mut Heart) ->
             }
             client.introduce(link);
         }
-        Seen::Traffic { latency_ns, is_live } => client.tally.borrow_mut().on_traffic(latency_ns, is_live),
+        Seen::Traffic { sent_ns, latency_ns, is_live } => {
+            client.tally.borrow().borrow_mut().on_traffic(sent_ns, latency_ns, is_live)
+        }
         Seen::Ready => client.is_live.set(true),
         Seen::Resumed => {
             client.is_live.set(true);

@@ -80,7 +80,7 @@ pub struct Client {
     pub settings: Settings,
     pub judge: RefCell<Judge>,
     pub history: RefCell<History>,
-    pub tally: Rc<RefCell<Tally>>,
+    tally: RefCell<Rc<RefCell<Tally>>>,
     /// READY or RESUMED came on the connection that is open now.
     pub is_live: Cell<bool>,
     orders: RefCell<VecDeque<Order>>,
@@ -94,12 +94,17 @@ impl Client {
             judge: RefCell::new(Judge::new(settings.terms.clone())),
             settings,
             history: RefCell::default(),
-            tally,
+            tally: RefCell::new(tally),
             is_live: Cell::new(false),
             orders: RefCell::default(),
             stirred: Notify::new(),
             rng: RefCell::new(Rng::with_seed(seed)),
         })
+    }
+
+    /// Measures into `tally` from now on.
+    pub fn set_tally(&self, tally: Rc<RefCell<Tally>>) {
+        self.tally.replace(tally);
     }
 
     /// Gives an order; it is carried out when the client comes to it.

@@ -21,7 +21,7 @@ pub async fn watch(settings: Settings, seconds: u64) -> io::Result<bool> {
     tokio::select! {
         () = sleep(time) => {}
         _ = tokio::signal::ctrl_c() => {}
-        () = show(&client) => {}
+        () = show(&client, &tally) => {}
         () = ended(&client) => {}
     }
     client.order(Order::Leave);
@@ -38,13 +38,13 @@ async fn ended(client: &Client) {
     }
 }
 
-async fn show(client: &Client) {
+async fn show(client: &Client, tally: &RefCell<Tally>) {
     let (lead, tail) = if io::stdout().is_terminal() { ("\r\x1b[K", "") } else { ("", "\n") };
     let mut before = 0;
     let mut tick = interval(Duration::from_secs(1));
     loop {
         tick.tick().await;
-        let (p50, p99) = client.tally.borrow_mut().take_recent();
+        let (p50, p99) = tally.borrow_mut().take_recent();
         let judge = client.judge.borrow();
         let state = match (client.is_live.get(), judge.is_ready()) {
             (true, true) => "live",

@@ -105,7 +105,7 @@ async fn converse(discord: &Shared, connection: &Rc<Connection>, deframer: &mut 
             };
             if let Some((code, reason)) = refusal {
                 let mut discord = discord.borrow_mut();
-                discord.stats.violate("payload", format!("{code} {reason}, connection {}", connection.id));
+                discord.stats.violate(reason, format!("close {code}, connection {}", connection.id));
                 discord.close(connection, code, reason, now_ns());
                 if matches!(code, 1002 | 1009) {
                     return None;

@@ -8,7 +8,9 @@ use serde_json::Value;
 
 use super::*;
 
-fn keys_and_values(object: &[u8]) -> Result<Vec<(&[u8], &[u8])>, Invalid> {
+type Entries<'a> = Vec<(&'a [u8], &'a [u8])>;
+
+fn keys_and_values(object: &[u8]) -> Result<Entries<'_>, Invalid> {
     members(object)?.map(|member| member.map(|it| (it.key, it.value))).collect()
 }
 

@@ -1,0 +1,333 @@
+//! `loadtest run`: fake Discord, proxy and clients, each in its own process, a scenario or all, and a verdict.
+//!
+//! The clients live on this process's one thread. Every process is killed when the run ends, however it ends.
+
+mod fake;
+pub mod options;
+mod proc;
+mod proxy;
+mod report;
+mod scenario;
+mod snapshot;
+
+use std::cell::RefCell;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::{JoinHandle, spawn_local};
+use tokio::time::{Instant, interval, sleep};
+
+use self::fake::Fake;
+use self::options::Options;
+use self::proxy::Proxy;
+use self::report::{Latency, Outcome};
+use self::scenario::Scenario;
+use self::snapshot::Snapshot;
+use crate::client::{Client, Order, Settings};
+use crate::clock::{SECOND_NS, now_ns};
+use crate::compress::Compression;
+use crate::judge::Terms;
+use crate::tally::Tally;
+use crate::tls;
+
+/// Until every client has READY and its guilds.
+const READY: Duration = Duration::from_secs(120);
+/// Until every client has what was sent, after the traffic stopped.
+const DRAIN: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(50);
+/// So that heartbeats happen within a short run.
+const HEARTBEAT_MS_MAX: u64 = 10_000;
+/// The receive buffer of clients that may stop reading: theirs is not the memory that is tested.
+const STALLED_BUFFER_BYTES: u32 = 64 * 1024;
+/// Events sent within this time after Discord dropped its connections come late by design, and are no latency.
+const DROP_NS: u64 = 3 * SECOND_NS;
+/// Lines of a log that are shown when a process fails.
+const TAIL_LINES: usize = 20;
+
+/// Runs it all. Answers whether every promise held.
+///
+/// Errs when something could not be started or did not answer; then nothing was judged.
+pub async fn run(options: Options) -> io::Result<bool> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let dir = TempDir::new()?;
+    tokio::select! {
+        kept = judged(&options, &dir.0) => kept,
+        _ = tokio::signal::ctrl_c() => Err(io::Error::other("interrupted")),
+        _ = terminate.recv() => Err(io::Error::other("terminated")),
+    }
+}
+
+async fn judged(options: &Options, dir: &Path) -> io::Result<bool> {
+    let fake = Fake::start(options, dir).await?;
+    let proxy = if options.is_direct { None } else { Some(Proxy::start(options, &fake, dir).await?) };
+    let url = proxy.as_ref().map_or(fake.address.gateway.clone(), |it| it.url.clone());
+    let mut run = Run::new(options, fake, proxy, &url)?;
+    run.start().await?;
+    let mut outcomes = Vec::new();
+    for scenario in &options.scenarios {
+        let outcome = run.perform(*scenario).await?;
+        println!("{}\n{}", outcome.scenario, outcome.text());
+        outcomes.push(outcome);
+    }
+    let proxy_ended_well = run.stop().await?;
+    if !proxy_ended_well {
+        println!("  BROKEN: the proxy did not end by itself with status 0 after SIGTERM");
+    }
+    if let Some(path) = &options.json {
+        std::fs::write(path, serde_json::to_string_pretty(&outcomes)?)?;
+    }
+    let kept = proxy_ended_well && outcomes.iter().all(|it| it.broken().is_empty());
+    println!("{}", if kept { "every promise was kept" } else { "NOT every promise was kept" });
+    Ok(kept)
+}
+
+struct Run<'a> {
+    options: &'a Options,
+    fake: Fake,
+    proxy: Option<Proxy>,
+    clients: Vec<Rc<Client>>,
+    tasks: Vec<JoinHandle<()>>,
+    /// What was already reported.
+    before: Snapshot,
+}
+
+impl<'a> Run<'a> {
+    fn new(options: &'a Options, fake: Fake, proxy: Option<Proxy>, url: &str) -> io::Result<Self> {
+        let roots = match &fake.address.cert {
+            Some(path) if options.is_direct => tls::roots_from(Path::new(path))?,
+            _ => None,
+        };
+        let may_stall = options.scenarios.contains(&Scenario::Stalled);
+        let clients = (0..options.shards * options.clients_per_shard).map(|number| {
+            let settings = Settings {
+                url: url.to_owned(),
+                roots: roots.clone(),
+                shards: options.shards,
+                compression: options.compression,
+                token: "fake".to_owned(),
+                intents: crate::client::options::INTENTS,
+                terms: Terms {
+                    shard: number % options.shards,
+                    is_binary: options.compression != Compression::None,
+                    parse_every: options.parse_every,
+                    first_counter: Some(1),
+                    may_lose_session: false,
+                },
+                beats_at_once: number % 4 == 0,
+                heartbeat_ms_max: HEARTBEAT_MS_MAX,
+                receive_buffer_bytes: (may_stall && (number as usize) < scenario::STALLED_CLIENTS)
+                    .then_some(STALLED_BUFFER_BYTES),
+            };
+            Client::new(settings, Rc::default(), options.seed + number as u64)
+        });
+        Ok(Self { options, fake, clients: clients.collect(), proxy, tasks: Vec::new(), before: Snapshot::default() })
+    }
+
+    /// Connects all clients, waits for their guilds, and lets some ask for all members of one.
+    async fn start(&mut self) -> io::Result<()> {
+        let started = Instant::now();
+        self.tasks = self.clients.iter().map(|it| spawn_local(it.clone().run())).collect();
+        while !self.clients.iter().all(|it| it.is_live.get() && it.judge.borrow().is_ready()) {
+            self.check_proxy()?;
+            if started.elapsed() > READY {
+                let missing = self.clients.iter().filter(|it| !it.judge.borrow().is_ready()).count();
+                return Err(io::Error::other(format!("{missing} clients did not become ready")));
+            }
+            sleep(POLL).await;
+        }
+        println!("{} clients ready after {:.1} s", self.clients.len(), started.elapsed().as_secs_f64());
+        for client in self.clients.iter().take(self.options.shards as usize).step_by(10) {
+            let guild = client.judge.borrow().guilds().first().copied();
+            if let Some(guild) = guild {
+                client.order(Order::RequestMembers { guild, nonce: format!("load-{guild:x}") });
+            }
+        }
+        let now = self.snapshot().await?;
+        let wanted = if self.options.is_direct { self.clients.len() as u64 } else { self.options.shards as u64 };
+        self.before = Snapshot::of_start(&now, wanted, self.clients.len() as u64);
+        Ok(())
+    }
+
+    async fn snapshot(&self) -> io::Result<Snapshot> {
+        Ok(Snapshot::take(&self.clients, &self.fake.stats().await?))
+    }
+
+    fn check_proxy(&mut self) -> io::Result<()> {
+        match self.proxy.as_mut().and_then(|it| Some((it.process.exited()?, tail(&it.log)))) {
+            None => Ok(()),
+            Some((status, log)) => Err(io::Error::other(format!("the proxy ended, {status}:\n{log}"))),
+        }
+    }
+
+    async fn perform(&mut self, scenario: Scenario) -> io::Result<Outcome> {
+        let (tally, apart) = (Rc::new(RefCell::new(Tally::new())), Rc::new(RefCell::new(Tally::new())));
+        for (number, client) in self.clients.iter().enumerate() {
+            client.set_tally(if scenario.is_apart(number) { apart.clone() } else { tally.clone() });
+        }
+        let usages = Usages::take(self);
+        let began = Instant::now();
+        self.fake.post(&format!("rate?events_per_s={}", self.options.events_per_s)).await?;
+        let time = Duration::from_secs(self.options.seconds);
+        let happens = async {
+            sleep(time.mul_f64(0.4)).await;
+            if scenario == Scenario::Drop {
+                let now_ns = now_ns();
+                tally.borrow_mut().disturbed_ns = now_ns..now_ns + DROP_NS;
+            }
+            scenario.perform(&self.clients, &self.fake, time.mul_f64(0.3), self.options.seed).await
+        };
+        let shown = show(scenario, &self.clients, &tally, self.proxy.as_ref().map(|it| it.process.pid), time);
+        let (happened, ()) = tokio::join!(happens, shown);
+        happened?;
+        let seconds = began.elapsed().as_secs_f64();
+        let mut outcome = Outcome { scenario: scenario.name(), seconds, ..Outcome::default() };
+        // Costs are those of the time under traffic, not of the drain.
+        let delivered = tally.borrow().delivered + apart.borrow().delivered;
+        usages.fill(self, &mut outcome, delivered);
+        self.fake.post("rate?events_per_s=0").await?;
+        self.drain().await?;
+        self.check_proxy()?;
+        outcome.latency = Latency::of(&tally.borrow().latency);
+        outcome.latency_apart = (apart.borrow().delivered > 0).then(|| Latency::of(&apart.borrow().latency));
+        outcome.delivered = tally.borrow().delivered + apart.borrow().delivered;
+        outcome.replayed = tally.borrow().late + apart.borrow().late;
+        outcome.client_resumes_wanted = scenario.client_resumes(self.clients.len() as u64);
+        let now = self.snapshot().await?;
+        now.fill(&self.before, &mut outcome);
+        self.before = now;
+        Ok(outcome)
+    }
+
+    /// Waits until every client has every event; what is still missing after `DRAIN` is lost.
+    async fn drain(&mut self) -> io::Result<()> {
+        // The order of rate 0 was answered, so the counters stand still.
+        let counters = self.fake.counters().await?;
+        let last = |client: &Client| counters[client.settings.terms.shard as usize];
+        let began = Instant::now();
+        let has_all = |it: &Rc<Client>| it.is_live.get() && it.judge.borrow().counters.has_reached(last(it));
+        while !self.clients.iter().all(has_all) && began.elapsed() < DRAIN {
+            self.check_proxy()?;
+            sleep(POLL).await;
+        }
+        self.clients.iter().for_each(|it| it.judge.borrow_mut().counters.settle(last(it)));
+        Ok(())
+    }
+
+    /// Lets everybody go. Answers whether the proxy ended as it should.
+    async fn stop(self) -> io::Result<bool> {
+        self.clients.iter().for_each(|it| it.order(Order::Leave));
+        sleep(POLL * 4).await;
+        self.tasks.iter().for_each(JoinHandle::abort);
+        let ended_well = match self.proxy {
+            None => true,
+            Some(proxy) => proxy.process.stop().await.is_some_and(|it| it.success()),
+        };
+        self.fake.process.stop().await;
+        Ok(ended_well)
+    }
+}
+
+/// What the three processes had used before a scenario.
+struct Usages([(u32, proc::Usage); 3], Instant);
+
+impl Usages {
+    fn take(run: &Run) -> Self {
+        let pids = [run.proxy.as_ref().map_or(0, |it| it.process.pid), run.fake.process.pid, std::process::id()];
+        Self(pids.map(|pid| (pid, proc::Usage::of(pid))), Instant::now())
+    }
+
+    fn fill(&self, run: &Run, outcome: &mut Outcome, delivered: u64) {
+        let seconds = self.1.elapsed().as_secs_f64();
+        let [proxy, discord, clients] = self.0.map(|(pid, before)| {
+            let now = proc::Usage::of(pid);
+            let cpu_s = now.cpu_s - before.cpu_s;
+            let events = delivered.max(1) as f64;
+            report::Cost {
+                cpu_s,
+                cpu_s_per_million: cpu_s * 1e6 / events,
+                cpu_percent: cpu_s / seconds * 100.0,
+                rss_mib: now.rss_bytes as f64 / (1 << 20) as f64,
+                rss_peak_mib: now.rss_peak_bytes as f64 / (1 << 20) as f64,
+                voluntary_switches_per_event: now.voluntary_switches.saturating_sub(before.voluntary_switches) as f64
+                    / events,
+            }
+        });
+        (outcome.discord, outcome.clients) = (discord, clients);
+        outcome.proxy = run.proxy.is_some().then_some(proxy);
+    }
+}
+
+/// Shows how it goes for `time`: a line that renews itself on a terminal, else a line every five seconds.
+async fn show(scenario: Scenario, clients: &[Rc<Client>], tally: &RefCell<Tally>, proxy: Option<u32>, time: Duration) {
+    let is_terminal = io::stdout().is_terminal();
+    let mut tick = interval(Duration::from_secs(1));
+    tick.tick().await;
+    let sum = |count: fn(&Client) -> u64| clients.iter().map(|it| count(it)).sum::<u64>();
+    let mut delivered = sum(|it| it.judge.borrow().delivered);
+    let mut cpu_s = proxy.map_or(0.0, |it| proc::Usage::of(it).cpu_s);
+    for second in 1..=time.as_secs() {
+        tick.tick().await;
+        if !is_terminal && second % 5 != 0 {
+            continue;
+        }
+        let period = if is_terminal { 1.0 } else { 5.0 };
+        let now_delivered = sum(|it| it.judge.borrow().delivered);
+        let (p50, p99) = tally.borrow_mut().take_recent();
+        let usage = proxy.map(proc::Usage::of).unwrap_or_default();
+        let line = format!(
+            "{} {second:>3}/{} s  {} live  {:.0} events/s  p50 {} µs p99 {} µs  lost {}  findings {}  proxy {:.0} % {} MiB",
+            scenario.name(),
+            time.as_secs(),
+            sum(|it| it.is_live.get().into()),
+            (now_delivered - std::mem::replace(&mut delivered, now_delivered)) as f64 / period,
+            p50 / 1000,
+            p99 / 1000,
+            sum(|it| it.judge.borrow().counters.lost()),
+            sum(|it| it.judge.borrow().findings.counts.values().sum()),
+            (usage.cpu_s - std::mem::replace(&mut cpu_s, usage.cpu_s)) / period * 100.0,
+            usage.rss_bytes >> 20,
+        );
+        if is_terminal {
+            print!("\r\x1b[K{line}");
+            io::stdout().flush().ok();
+        } else {
+            println!("{line}");
+        }
+    }
+    if is_terminal {
+        println!();
+    }
+}
+
+/// This very program.
+fn program() -> io::Result<PathBuf> {
+    // A test's own binary cannot be started as `discord`; cargo tells it where the program is.
+    std::env::var_os("LOADTEST_BIN").map_or_else(std::env::current_exe, |it| Ok(it.into()))
+}
+
+/// The end of a log file.
+fn tail(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+}
+
+/// A directory of this run's own, removed at its end.
+struct TempDir(PathBuf);
+
+impl TempDir {
+    fn new() -> io::Result<Self> {
+        let path = std::env::temp_dir().join(format!("loadtest-{}", std::process::id()));
+        std::fs::create_dir_all(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).ok();
+    }
+}

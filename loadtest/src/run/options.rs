@@ -1,0 +1,81 @@
+//! The settings of `loadtest run` and their names on the command line.
+
+use std::path::PathBuf;
+
+use super::scenario::Scenario;
+use crate::args::{Args, Spec};
+use crate::compress::Compression;
+
+pub const SPECS: &[Spec] = &[
+    ("shards", Some("N"), "default 225"),
+    ("rate", Some("N"), "events per second over all shards, default 10000"),
+    ("seconds", Some("N"), "of each scenario, default 30"),
+    ("scenario", Some("NAME"), "steady, deploy, away, drop, stalled or all; default deploy"),
+    ("compress", Some("NAME"), "of the clients: none, zlib-stream, zstd-stream; default none"),
+    ("clients-per-shard", Some("N"), "default 1"),
+    ("guilds", Some("N"), "per shard, default 20"),
+    ("members", Some("N"), "listed in each guild, default 20"),
+    ("parse-every", Some("N"), "clients parse every N-th event whole, default 16"),
+    ("seed", Some("N"), "default 1"),
+    ("proxy", Some("PATH"), "the proxy's binary; default: build it in release mode"),
+    ("backend", Some("NAME"), "the proxy's: auto, io_uring, epoll; default auto"),
+    ("cores", Some("N"), "the proxy's; default all"),
+    ("upstream-compression", Some("NAME"), "the proxy's; default its own"),
+    ("config", Some("PATH"), "a JSON object whose keys are added to the proxy's configuration"),
+    ("tls", None, "the fake Discord speaks TLS"),
+    ("direct", None, "no proxy: clients connect to the fake Discord, which shows what the load test itself costs"),
+    ("json", Some("PATH"), "write the figures there"),
+];
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub shards: u32,
+    pub events_per_s: f64,
+    pub seconds: u64,
+    pub scenarios: Vec<Scenario>,
+    pub compression: Compression,
+    pub clients_per_shard: u32,
+    pub guilds: u32,
+    pub members: u32,
+    pub parse_every: u64,
+    pub seed: u64,
+    pub proxy: Option<PathBuf>,
+    pub backend: String,
+    pub cores: Option<u32>,
+    pub upstream_compression: Option<String>,
+    pub config: Option<PathBuf>,
+    pub is_tls: bool,
+    pub is_direct: bool,
+    pub json: Option<PathBuf>,
+}
+
+impl Options {
+    /// Errs with one line that names the option.
+    pub fn from_args(args: &Args) -> Result<Self, String> {
+        let scenario = args.text("scenario").unwrap_or("deploy");
+        let options = Self {
+            shards: args.get("shards", 225)?,
+            events_per_s: args.get("rate", 10_000.0)?,
+            seconds: args.get("seconds", 30)?,
+            scenarios: Scenario::named(scenario).ok_or_else(|| format!("--scenario: there is no {scenario:?}"))?,
+            compression: args.get("compress", Compression::None)?,
+            clients_per_shard: args.get("clients-per-shard", 1)?,
+            guilds: args.get("guilds", 20)?,
+            members: args.get("members", 20)?,
+            parse_every: args.get("parse-every", 16u64)?.max(1),
+            seed: args.get("seed", 1)?,
+            proxy: args.text("proxy").map(PathBuf::from),
+            backend: args.get("backend", "auto".to_owned())?,
+            cores: args.text("cores").map(|_| args.get("cores", 1)).transpose()?,
+            upstream_compression: args.text("upstream-compression").map(str::to_owned),
+            config: args.text("config").map(PathBuf::from),
+            is_tls: args.has("tls"),
+            is_direct: args.has("direct"),
+            json: args.text("json").map(PathBuf::from),
+        };
+        if options.shards == 0 || options.clients_per_shard == 0 || options.seconds == 0 {
+            return Err("--shards, --clients-per-shard and --seconds must be at least 1".to_owned());
+        }
+        Ok(options)
+    }
+}
