@@ -40,8 +40,6 @@ class RestStub:
         # Set before a library starts: where `/gateway/bot` is asked, and what its `url` is replaced by, if at all.
         self.gateway_rest = None
         self.gateway_url = None
-        # Bodies of `/gateway/bot` as the gateway under test answered them.
-        self.relayed = []
         self._token = token
         self._user = None
 
@@ -77,9 +75,7 @@ class RestStub:
                 return 200, json.dumps(application).encode()
             case "/gateway" | "/gateway/bot" as path:
                 status, body = await request("GET", self.gateway_rest + path, token=self._token)
-                if status == 200:
-                    self.relayed.append(json.loads(body))
-                    if self.gateway_url:
-                        body = json.dumps(json.loads(body) | {"url": self.gateway_url}).encode()
+                if status == 200 and self.gateway_url:
+                    body = json.dumps(json.loads(body) | {"url": self.gateway_url}).encode()
                 return status, body
         return 404, b'{"message":"404: Not Found","code":0}'
