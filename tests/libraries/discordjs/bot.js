@@ -1,0 +1,69 @@
+// A discord.js bot for `../run`: tells what the library sees as JSON lines, and obeys the lines it reads.
+// It does not judge; it uses nothing of the library but its public interface.
+'use strict';
+
+const readline = require('node:readline');
+const { Client, Events } = require('discord.js');
+
+const { API, TOKEN, SHARDS, INTENTS, PREFIX } = process.env;
+
+const tell = line => process.stdout.write(`${JSON.stringify(line)}\n`);
+const trouble = error => tell({ event: 'trouble', text: String(error?.stack ?? error) });
+
+const client = new Client({
+  intents: Number(INTENTS),
+  shards: Array.from({ length: Number(SHARDS) }, (_, shard) => shard),
+  shardCount: Number(SHARDS),
+  rest: { api: `${API}/api` },
+});
+
+client.on(Events.Raw, (payload, shard) => {
+  if (payload.t === 'READY') tell({ event: 'ready', shard });
+});
+client.on(Events.ShardResume, shard => tell({ event: 'resumed', shard }));
+client.on(Events.ClientReady, () => tell({ event: 'all_ready' }));
+client.on(Events.MessageCreate, message => {
+  if (message.content.startsWith(PREFIX)) {
+    tell({ event: 'message', shard: message.guild.shardId, number: Number(message.content.slice(PREFIX.length)) });
+  }
+});
+client.on(Events.Error, trouble);
+client.on(Events.Warn, trouble);
+
+const names = manager => manager.map(it => [it.id, it.name]);
+const portrait = guild =>
+  guild.available
+    ? {
+        id: guild.id,
+        name: guild.name,
+        member_count: guild.memberCount,
+        channels: names(guild.channels.cache.filter(it => !it.isThread())),
+        threads: names(guild.channels.cache.filter(it => it.isThread())),
+        roles: names(guild.roles.cache),
+        emojis: names(guild.emojis.cache),
+      }
+    : { id: guild.id, unavailable: true };
+
+const commands = {
+  guilds: () => tell({ event: 'guilds', guilds: client.guilds.cache.map(portrait) }),
+  members: async id => {
+    const members = await client.guilds.cache.get(id).members.fetch();
+    tell({ event: 'members', guild: id, ids: [...members.keys()] });
+  },
+  close: async () => {
+    await client.destroy();
+    lines.close();
+  },
+};
+
+const lines = readline.createInterface({ input: process.stdin });
+lines.on('line', line => {
+  const [command, ...words] = line.split(' ');
+  Promise.resolve(commands[command](...words)).catch(trouble);
+});
+
+client.login(TOKEN).catch(error => {
+  trouble(error);
+  process.exitCode = 1;
+  lines.close();
+});
