@@ -179,7 +179,7 @@ mod tests {
             b"{}".to_vec(),
             b"{\"a\":1}".repeat(40_000),
             Vec::new(),
-            (0..60_000u32).map(|it| (it * 7919 >> 3) as u8).collect(),
+            (0..60_000u32).map(|it| ((it * 7919) >> 3) as u8).collect(),
         ];
         for compression in [Compression::None, Compression::Zlib, Compression::Zstd] {
             let (mut encoder, mut decoder) = (Encoder::new(compression), Decoder::new(compression));

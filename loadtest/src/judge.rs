@@ -187,6 +187,19 @@ impl Judge {
         self.session.is_some() && self.guilds_pending.is_empty()
     }
 
+    /// Whether all traffic up to `last` was accounted for, and every request for members answered.
+    pub fn has_all(&self, last: u64) -> bool {
+        self.counters.has_reached(last) && self.chunks.is_empty()
+    }
+
+    /// No more will come: traffic missing up to `last` is lost, and so are chunks.
+    pub fn settle(&mut self, last: u64) {
+        self.counters.settle(last);
+        for nonce in std::mem::take(&mut self.chunks).into_keys() {
+            self.findings.add("chunks missing", &nonce);
+        }
+    }
+
     /// One message, inflated. `now_ns` is when it was read.
     pub fn on_payload(&mut self, is_text: bool, payload: &[u8], now_ns: u64) -> Seen {
         if is_text == self.terms.is_binary {
@@ -467,13 +480,21 @@ mod tests {
     }
 
     #[test]
+    fn chunks_that_never_come_are_found() {
+        let mut judge = judge();
+        judge.on_request_members("n");
+        judge.settle(0);
+        assert_eq!(kinds(&judge), ["chunks missing"]);
+    }
+
+    #[test]
     fn chunks_are_counted_by_nonce() {
         let mut judge = judge();
         ready(&mut judge);
         judge.on_request_members("n");
         let chunk = |index| format!(r#"{{"nonce":"n","members":[{{}},{{}}],"chunk_index":{index},"chunk_count":2}}"#);
         dispatch(&mut judge, "GUILD_MEMBERS_CHUNK", 3, &chunk(0));
-        assert!(judge.chunked.is_empty());
+        assert!(judge.chunked.is_empty() && !judge.has_all(0));
         dispatch(&mut judge, "GUILD_MEMBERS_CHUNK", 4, &chunk(1));
         assert_eq!((judge.chunked["n"], judge.findings.is_empty()), (4, true));
     }

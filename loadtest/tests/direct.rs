@@ -157,6 +157,25 @@ fn planted_losses_doubles_and_swaps_are_found() {
 }
 
 #[test]
+fn the_client_command_exits_with_1_when_something_was_lost() {
+    with_discord(&["--shards", "2"], async |address: Address| {
+        let mut client = tokio::process::Command::new(env!("CARGO_BIN_EXE_loadtest"))
+            .args(["client", "--shards", "2", "--seconds", "3", "--url", &address.gateway])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        while stats(&address).await["identifies"] != 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        for counter in [1, 3] {
+            let body = format!("{{\"t\":\"TYPING_START\",\"d\":{{\"_load\":\"0:{counter}:1\"}}}}");
+            order(&address, "emit?shard=0", &body).await;
+        }
+        assert_eq!(client.wait().await.unwrap().code(), Some(1));
+    });
+}
+
+#[test]
 fn everything_works_over_tls() {
     let cert = std::env::temp_dir().join(format!("loadtest-direct-{}.pem", std::process::id()));
     let words = ["--shards", "2", "--tls", "--cert-file", cert.to_str().unwrap()];

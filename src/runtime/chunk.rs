@@ -97,9 +97,11 @@ mod tests {
         buffer[..3].copy_from_slice(b"abc");
         let chunk = Chunk::pooled(&pool, buffer, 3);
         assert_eq!(&*chunk, b"abc");
-        assert_ne!(pool.take().as_ptr(), place);
+        let other = pool.take();
+        assert_ne!(other.as_ptr(), place);
         drop(chunk);
-        assert_eq!(pool.take().as_ptr(), place);
+        let again = pool.take();
+        assert_eq!(again.as_ptr(), place);
     }
 
     #[test]

@@ -162,7 +162,9 @@ impl<N: Net> Core<N> {
                     let at = *at;
                     self.on_link_bytes(now, at, &chunk);
                 }
-                Some(Conn::Client(_)) => self.with_client(token, |core, client| core.on_client_bytes(now, token, client, &chunk)),
+                Some(Conn::Client(_)) => {
+                    self.with_client(token, |core, client| core.on_client_bytes(now, token, client, &chunk))
+                }
                 None => {}
             },
             Event::Drained(token) => self.with_client(token, |core, client| {
@@ -278,7 +280,9 @@ impl<N: Net> Core<N> {
             let shard = self.shard_id(at);
             match action {
                 Action::Connect(url) => self.connect(now, at, &url),
-                Action::Send(payload) => self.with_link(now, at, |link, scratch, out| link.send(&payload, scratch, out)),
+                Action::Send(payload) => {
+                    self.with_link(now, at, |link, scratch, out| link.send(&payload, scratch, out))
+                }
                 Action::Close(code) => {
                     self.with_link(now, at, |link, scratch, out| link.close(code, scratch, out));
                     self.drop_link(at, LINGER);
@@ -292,7 +296,12 @@ impl<N: Net> Core<N> {
                 Action::InvalidSession(key) => self.tell_invalid_session(now, at, key),
                 Action::Disconnect(key, code) => self.disconnect(at, key, code),
                 Action::Stopped(code) => {
-                    error!(shard = shard.0, code = code.0, "Discord refused this shard for good: {}. It stays closed until shardgate is restarted", fatal_reason(code));
+                    error!(
+                        shard = shard.0,
+                        code = code.0,
+                        "Discord refused this shard for good: {}. It stays closed until shardgate is restarted",
+                        fatal_reason(code)
+                    );
                 }
             }
         }
@@ -339,7 +348,9 @@ impl<N: Net> Core<N> {
     }
 
     fn on_resolved(&mut self, now: Instant, at: usize, addresses: Result<Vec<SocketAddr>, String>) {
-        let Some(link) = self.places[at].link.as_mut().filter(|it| it.token.is_none() && it.is_connecting()) else { return };
+        let Some(link) = self.places[at].link.as_mut().filter(|it| it.token.is_none() && it.is_connecting()) else {
+            return;
+        };
         match addresses {
             Ok(addresses) => {
                 link.on_resolved(addresses);
@@ -362,7 +373,9 @@ impl<N: Net> Core<N> {
                     self.conns.insert(token, Conn::Shard(at));
                     return;
                 }
-                Err(error) => warn!(shard = self.shared.placement.shard(self.index, at).0, %address, "connect: {error}"),
+                Err(error) => {
+                    warn!(shard = self.shared.placement.shard(self.index, at).0, %address, "connect: {error}")
+                }
             }
         }
         self.lose_link(now, at, None);
@@ -560,7 +573,9 @@ impl<N: Net> Core<N> {
                 }
             };
             let step = match message {
-                Message::Text(payload) | Message::Binary(payload) => conversation.on_payload(now, payload, &self.shared.rules),
+                Message::Text(payload) | Message::Binary(payload) => {
+                    conversation.on_payload(now, payload, &self.shared.rules)
+                }
                 Message::Ping(data) => {
                     if self.net.pending(token) > OUTBOX_BYTES_MAX {
                         // It pings without reading the answers.
@@ -593,7 +608,9 @@ impl<N: Net> Core<N> {
                 Step::Close(code, reason) => return self.dismiss(now, token, client, code, reason),
                 Step::Identify(identify) => {
                     let shard = identify.shard_or_default()[0];
-                    if self.seat_or_move(now, token, client, shard, Request::Identify(identify), &mut bytes) == Fate::Gone {
+                    if self.seat_or_move(now, token, client, shard, Request::Identify(identify), &mut bytes)
+                        == Fate::Gone
+                    {
                         return Fate::Gone;
                     }
                 }
@@ -613,7 +630,15 @@ impl<N: Net> Core<N> {
     }
 
     /// Seats the client at its shard here, or begins to move it to the shard's core with all that it sent behind (`bytes` is used up then).
-    fn seat_or_move(&mut self, now: Instant, token: Token, client: &mut Client, shard: u32, request: Request, bytes: &mut &[u8]) -> Fate {
+    fn seat_or_move(
+        &mut self,
+        now: Instant,
+        token: Token,
+        client: &mut Client,
+        shard: u32,
+        request: Request,
+        bytes: &mut &[u8],
+    ) -> Fate {
         match self.shared.placement.place(shard) {
             None => self.dismiss(now, token, client, CloseCode::INVALID_SHARD, "Invalid shard."),
             Some((core, at)) if core == self.index => self.seat(now, token, client, at, request),
@@ -633,10 +658,22 @@ impl<N: Net> Core<N> {
             Request::Identify(identify) => {
                 let mut entropy = [0; 12];
                 if getrandom::fill(&mut entropy).is_err() {
-                    return self.dismiss(now, token, client, CloseCode::UNKNOWN_ERROR, "No randomness for a session id.");
+                    return self.dismiss(
+                        now,
+                        token,
+                        client,
+                        CloseCode::UNKNOWN_ERROR,
+                        "No randomness for a session id.",
+                    );
                 }
                 let Some(key) = shard.identify(&identify, entropy) else {
-                    return self.dismiss(now, token, client, CloseCode::RATE_LIMITED, "Too many sessions on this shard.");
+                    return self.dismiss(
+                        now,
+                        token,
+                        client,
+                        CloseCode::RATE_LIMITED,
+                        "Too many sessions on this shard.",
+                    );
                 };
                 info!(shard = id, session = shard.session_id(key).unwrap_or(""), "client identified");
                 key
@@ -650,7 +687,12 @@ impl<N: Net> Core<N> {
                     return self.dismiss(now, token, client, CloseCode::INVALID_SEQ, "Invalid seq.");
                 }
                 Err(crate::shard::ResumeRefused::InvalidSession) => {
-                    info!(shard = id, session = resume.session_id, seq = resume.seq, "client's session is unknown or its events are gone: op 9");
+                    info!(
+                        shard = id,
+                        session = resume.session_id,
+                        seq = resume.seq,
+                        "client's session is unknown or its events are gone: op 9"
+                    );
                     client.tell_invalid_session(self.net.queue(token));
                     client.conversation.on_invalid_session(now);
                     self.run_actions(now, at);
@@ -789,7 +831,11 @@ impl<N: Net> Core<N> {
             client.blocked = Some(Blocked { since: now, pending });
         } else if now.saturating_duration_since(blocked.since) >= STALL_MAX || self.group.is_endangered(shard, key) {
             let lag = self.group.shards[shard].lag_bytes(key);
-            warn!(shard = self.shard_id(shard).0, lag_bytes = lag, "a client does not read: closed, its session waits for RESUME");
+            warn!(
+                shard = self.shard_id(shard).0,
+                lag_bytes = lag,
+                "a client does not read: closed, its session waits for RESUME"
+            );
             client.seated = None;
             self.places[shard].clients.retain(|it| it.0 != key);
             self.group.shards[shard].on_lagging(now, key);
@@ -875,7 +921,9 @@ impl<N: Net> Core<N> {
 fn fatal_reason(code: CloseCode) -> &'static str {
     match code {
         CloseCode::AUTHENTICATION_FAILED => "the token is wrong",
-        CloseCode::INVALID_SHARD => "shard number or count is invalid (large bots need a multiple of the number that Discord assigned)",
+        CloseCode::INVALID_SHARD => {
+            "shard number or count is invalid (large bots need a multiple of the number that Discord assigned)"
+        }
         CloseCode::SHARDING_REQUIRED => "this shard would hold more than 2,500 guilds, so more shards are needed",
         CloseCode::INVALID_API_VERSION => "the API version is not served any more",
         CloseCode::INVALID_INTENTS => "`intents` holds unknown bits",

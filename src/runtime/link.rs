@@ -63,7 +63,9 @@ enum Phase {
     /// Waiting for addresses.
     Resolving,
     Connecting,
-    Upgrading { unread: Vec<u8> },
+    Upgrading {
+        unread: Vec<u8>,
+    },
     Open,
     /// A close frame has come or gone.
     Closing,
@@ -91,7 +93,8 @@ impl Link {
     pub fn new(url: &str, compression: Compression, tls: &Arc<ClientConfig>, seed: u64) -> Result<Self, String> {
         let parsed = GatewayUrl::parse(url).map_err(|error| error.to_string())?;
         let after_scheme = url.find("://").map_or(0, |it| it + 3);
-        let path_and_query = url[after_scheme..].find(['/', '?']).map_or("/", |it| &url[after_scheme + it..]).to_owned();
+        let path_and_query =
+            url[after_scheme..].find(['/', '?']).map_or("/", |it| &url[after_scheme + it..]).to_owned();
         let tls = match parsed.tls {
             true => Some(Tls::new(tls.clone(), &parsed.host).map_err(|error| format!("{}: {error}", parsed.host))?),
             false => None,
@@ -190,7 +193,8 @@ impl Link {
             Phase::Open => self.on_frames(bytes, inflated, out, on_event),
             Phase::Upgrading { unread } => {
                 unread.extend_from_slice(bytes);
-                let Some(consumed) = http::parse_upgrade_response(unread, self.nonce).map_err(LinkError::Upgrade)? else {
+                let Some(consumed) = http::parse_upgrade_response(unread, self.nonce).map_err(LinkError::Upgrade)?
+                else {
                     return Ok(());
                 };
                 let unread = std::mem::take(unread);
@@ -238,7 +242,13 @@ impl Link {
         Ok(())
     }
 
-    fn write_frame(&mut self, opcode: Opcode, payload: &[u8], scratch: &mut Scratch, out: &mut Vec<u8>) -> Result<(), LinkError> {
+    fn write_frame(
+        &mut self,
+        opcode: Opcode,
+        payload: &[u8],
+        scratch: &mut Scratch,
+        out: &mut Vec<u8>,
+    ) -> Result<(), LinkError> {
         let mask = Some(self.masks.u32(..).to_ne_bytes());
         if self.tls.is_none() {
             frame::write_frame(out, opcode, payload, mask);

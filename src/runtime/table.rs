@@ -18,7 +18,6 @@ use super::{clock, sys};
 /// How long accepting rests after it failed for want of descriptors or memory.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-
 /// Where a socket is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -28,7 +27,11 @@ pub enum Phase {
     /// The caller wants the socket back; the backend is letting go of it.
     Releasing,
     /// The caller has closed it: flush, half-close, read to the end, until the deadline.
-    Closing { deadline: Instant, half_closed: bool, peer_ended: bool },
+    Closing {
+        deadline: Instant,
+        half_closed: bool,
+        peer_ended: bool,
+    },
     /// Its last event waits in the queue.
     Ended,
 }
@@ -277,7 +280,8 @@ impl<K: Default> Table<K> {
         }
     }
 
-    /// A send took this many of the `offered` bytes of the outbox, or failed.
+    /// A send took this many of the `offered` bytes of the outbox, or failed. When the socket is `waiting` after that, the
+    /// backend must see to it that `on_writable` follows.
     pub fn on_sent(&mut self, token: Token, offered: usize, sent: io::Result<usize>) {
         let Some(socket) = self.get_mut(token) else { return };
         let taken = match sent {
@@ -290,7 +294,9 @@ impl<K: Default> Table<K> {
         if socket.outbox.pending() > 0 {
             socket.waiting = taken < offered;
             socket.held_up = true;
-            self.touch(token);
+            if !socket.waiting {
+                self.touch(token);
+            }
         } else if matches!(socket.phase, Phase::Closing { .. }) {
             self.half_close(token);
         } else if std::mem::take(&mut socket.held_up) {
@@ -361,7 +367,7 @@ impl<K: Default> Table<K> {
 
     /// How long the turn may sleep when the caller allows `timeout`.
     pub fn rest(&self, timeout: Option<Duration>) -> Option<Duration> {
-        if !self.events.is_empty() {
+        if !self.events.is_empty() || !self.dirty.is_empty() {
             return Some(Duration::ZERO);
         }
         let Some(due) = self.due() else { return timeout };

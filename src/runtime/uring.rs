@@ -1,9 +1,10 @@
 //! `Net` over an own io_uring: per turn one system call, which takes all sends, arms what must be armed, and sleeps.
 //!
 //! Receives and accepts are multishot: armed once, they answer for as long as the socket lives. A receive ends early when
-//! all buffers are lent out; its socket then waits in `starved`, first come first served, until a buffer is back, and TCP slows
-//! its sender meanwhile. A flooding socket takes its turn like the others: the kernel stops a multishot receive after 32
-//! buffers in a row.
+//! all buffers are lent out; its socket then waits until a buffer is back, and TCP slows its sender meanwhile. Those that
+//! went without come first then, and what a turn submits is served before what was armed earlier. So a flood does
+//! not starve the others, although one socket may take 32 buffers in a row (the kernel's limit). In the order of their
+//! receives instead, the first flood took all buffers each turn, and a quiet socket was heard once in thousands of turns.
 //!
 //! The unsafe parts are `queue` and `buffers`; what a socket's events mean is `table`.
 
@@ -18,7 +19,7 @@ use std::time::Duration;
 use super::chunk::Chunk;
 use super::net::{Event, Net, Token};
 use super::sys;
-use super::table::{Phase, Table};
+use super::table::{Phase, Socket, Table};
 use queue::{Completion, Op, Queue};
 
 /// Receive buffers of a core, as the runtime makes its rings. With `BUFFER_BYTES`: 4 MiB per core, touched as they are used.
@@ -26,6 +27,12 @@ pub const BUFFERS: u16 = 256;
 
 /// One receive buffer: most messages fit, a guild takes several.
 pub const BUFFER_BYTES: u32 = 16 * 1024;
+
+/// Requests per system call.
+const SUBMISSIONS: u32 = 512;
+
+/// Answers per system call.
+const COMPLETIONS: u32 = 4096;
 
 /// System calls in one turn without reaching an empty queue; beyond, the ring counts as broken.
 const ROUNDS_MAX: u32 = 10_000;
@@ -37,8 +44,10 @@ struct Flight {
     cancelling_receive: bool,
     polling: bool,
     cancelling_poll: bool,
-    /// The receive ended for want of buffers; the socket is in `Ring::starved`.
+    /// The receive ended for want of buffers; the socket is in `Ring::hungry` or `Ring::fed`.
     starved: bool,
+    /// It brought bytes since it was armed.
+    fed: bool,
     /// The kernel's answer to this turn's send; none means that it took everything.
     sent: Option<io::Result<usize>>,
 }
@@ -47,8 +56,10 @@ struct Flight {
 pub struct Ring {
     queue: Queue,
     table: Table<Flight>,
-    /// In the order of their last receive. At most once per socket.
-    starved: Vec<Token>,
+    /// Sockets that wait for a buffer and got none since they were armed, in that order. A socket is in one of the two, once.
+    hungry: Vec<Token>,
+    /// Those that got some.
+    fed: Vec<Token>,
     listener: Option<OwnedFd>,
     /// Which listener this is: answers for an earlier one are refused.
     listener_number: u64,
@@ -64,10 +75,16 @@ impl Ring {
     /// Errs with `Unsupported` before Linux 6.1, and as io_uring_setup(2) does where io_uring is forbidden: making
     /// one is the probe.
     pub fn new(buffers: u16, buffer_bytes: u32) -> io::Result<Self> {
+        Self::with_sizes(SUBMISSIONS, COMPLETIONS, buffers, buffer_bytes)
+    }
+
+    /// The same with a shared memory of other sizes, for the tests.
+    pub(super) fn with_sizes(submissions: u32, completions: u32, buffers: u16, buffer_bytes: u32) -> io::Result<Self> {
         Ok(Self {
-            queue: Queue::new(buffers, buffer_bytes)?,
+            queue: Queue::new(submissions, completions, buffers, buffer_bytes)?,
             table: Table::new(),
-            starved: Vec::new(),
+            hungry: Vec::new(),
+            fed: Vec::new(),
             listener: None,
             listener_number: 0,
             accepting: false,
@@ -80,10 +97,12 @@ impl Ring {
     /// Asks for everything that is wanted and not under way.
     fn prepare_all(&mut self) -> io::Result<()> {
         if self.queue.buffers_free() > 0 {
-            for token in std::mem::take(&mut self.starved) {
+            let hungry = std::mem::take(&mut self.hungry);
+            let fed = std::mem::take(&mut self.fed);
+            for token in hungry.into_iter().chain(fed) {
                 if let Some(socket) = self.table.get_mut(token) {
                     socket.kernel.starved = false;
-                    self.table.touch(token);
+                    self.prepare(token)?;
                 }
             }
         }
@@ -121,6 +140,7 @@ impl Ring {
 
         if wants_read && !flight.receiving && !flight.starved {
             flight.receiving = true;
+            flight.fed = false;
             self.queue.receive(token, fd)?;
         }
         if !wants_read && flight.receiving && !flight.cancelling_receive {
@@ -171,6 +191,10 @@ impl Ring {
             debug_assert_eq!(socket.outbox.pending(), 0, "nobody queues during a turn");
             socket.outbox = sent.outbox;
             self.table.on_sent(sent.token, sent.offered, answer.unwrap_or(Ok(sent.offered)));
+            // What is left is sent, or waits for room, by the next turn.
+            if self.table.get(sent.token).is_some_and(Socket::wants_send) {
+                self.table.touch(sent.token);
+            }
         }
     }
 
@@ -224,12 +248,16 @@ impl Ring {
             socket.kernel.cancelling_receive = false;
         }
         match (completion.result, completion.bytes) {
-            (Ok(1..), Some(bytes)) => self.table.on_bytes(token, Chunk::provided(bytes)),
+            (Ok(1..), Some(bytes)) => {
+                socket.kernel.fed = true;
+                self.table.on_bytes(token, Chunk::provided(bytes));
+            }
             (Ok(_), _) => self.table.on_end(token, None),
             (Err(error), _) => match error.raw_os_error() {
                 Some(libc::ENOBUFS) => {
                     socket.kernel.starved = true;
-                    self.starved.push(token);
+                    let waiting = if socket.kernel.fed { &mut self.fed } else { &mut self.hungry };
+                    waiting.push(token);
                 }
                 // Cancelled by us, or to be tried again.
                 Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {}

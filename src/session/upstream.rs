@@ -109,17 +109,31 @@ enum Intent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Nothing is open; at `until` it goes on.
-    Waiting { until: Instant },
+    Waiting {
+        until: Instant,
+    },
     /// In the identify queue.
     Queued,
-    Connecting { since: Instant, intent: Intent },
-    AwaitingHello { since: Instant, intent: Intent },
+    Connecting {
+        since: Instant,
+        intent: Intent,
+    },
+    AwaitingHello {
+        since: Instant,
+        intent: Intent,
+    },
     /// HELLO has come, the turn's moment not yet.
-    AwaitingMoment { not_before: Instant },
+    AwaitingMoment {
+        not_before: Instant,
+    },
     /// IDENTIFY is sent.
-    Identifying { since: Instant },
+    Identifying {
+        since: Instant,
+    },
     /// RESUME is sent; the replay runs. `since` is renewed by each dispatch.
-    Resuming { since: Instant },
+    Resuming {
+        since: Instant,
+    },
     Live,
     /// A fatal close code: only the operator can help.
     Stopped(CloseCode),
@@ -181,9 +195,9 @@ impl Upstream {
             State::Stopped(_) | State::Ended => Status::Fatal,
             State::Waiting { .. } => Status::Disconnected,
             State::Live => Status::Active,
-            State::Resuming { .. } | State::Connecting { intent: Intent::Resume, .. } | State::AwaitingHello { intent: Intent::Resume, .. } => {
-                Status::Resuming
-            }
+            State::Resuming { .. }
+            | State::Connecting { intent: Intent::Resume, .. }
+            | State::AwaitingHello { intent: Intent::Resume, .. } => Status::Resuming,
             _ => Status::Identifying,
         }
     }
@@ -223,7 +237,9 @@ impl Upstream {
         let own = match self.state {
             State::Waiting { until } => Some(until),
             State::Connecting { since, .. } => Some(since + CONNECT_MAX),
-            State::AwaitingHello { since, .. } | State::Identifying { since } | State::Resuming { since } => Some(since + ANSWER_MAX),
+            State::AwaitingHello { since, .. } | State::Identifying { since } | State::Resuming { since } => {
+                Some(since + ANSWER_MAX)
+            }
             State::AwaitingMoment { not_before } => Some(not_before),
             State::Queued | State::Live | State::Stopped(_) | State::Ended => None,
         };
@@ -243,8 +259,12 @@ impl Upstream {
         match self.state {
             State::Waiting { until } if now >= until => self.start(now),
             State::AwaitingMoment { not_before } if now >= not_before => self.identify(now),
-            State::Connecting { since, .. } if now >= since + CONNECT_MAX => self.reconnect(now, CloseCode::RECONNECTING),
-            State::AwaitingHello { since, .. } | State::Identifying { since } | State::Resuming { since } if now >= since + ANSWER_MAX => {
+            State::Connecting { since, .. } if now >= since + CONNECT_MAX => {
+                self.reconnect(now, CloseCode::RECONNECTING)
+            }
+            State::AwaitingHello { since, .. } | State::Identifying { since } | State::Resuming { since }
+                if now >= since + ANSWER_MAX =>
+            {
                 self.reconnect(now, CloseCode::RECONNECTING);
             }
             _ => {}
@@ -431,7 +451,10 @@ impl Upstream {
 
     /// The connection is gone, the session (if any) is not: try again after a while.
     fn retry(&mut self, now: Instant) {
-        if matches!(self.state, State::Connecting { intent: Intent::Resume, .. } | State::AwaitingHello { intent: Intent::Resume, .. }) {
+        if matches!(
+            self.state,
+            State::Connecting { intent: Intent::Resume, .. } | State::AwaitingHello { intent: Intent::Resume, .. }
+        ) {
             self.resume_host_failures += 1;
         }
         self.leave_connection();
@@ -478,7 +501,9 @@ impl Upstream {
         let failures = self.resume_host_failures;
         let base = match (&self.session, intent) {
             // The resume host first; when it refuses, the main host and it in turn.
-            (Some(session), Intent::Resume) if failures < RESUME_HOST_FAILURES_MAX || failures.is_multiple_of(2) => &session.resume_url,
+            (Some(session), Intent::Resume) if failures < RESUME_HOST_FAILURES_MAX || failures.is_multiple_of(2) => {
+                &session.resume_url
+            }
             _ => &self.settings.gateway_url,
         };
         let url = gateway_url(base, self.settings.compression);

@@ -101,7 +101,11 @@ impl Log {
     /// Bytes of dispatches from `index` to the head: how far a cursor there lags behind.
     pub fn bytes_from(&self, index: u64) -> u64 {
         let Some((segment, at)) = self.find(index) else {
-            return if index >= self.head { 0 } else { self.appended - self.segments.front().map_or(self.appended, |it| it.bytes_before) };
+            return if index >= self.head {
+                0
+            } else {
+                self.appended - self.segments.front().map_or(self.appended, |it| it.bytes_before)
+            };
         };
         self.appended - (segment.bytes_before + u64::from(segment.entries[at].start))
     }

@@ -299,7 +299,8 @@ impl Shard {
     }
 
     fn try_resume(&mut self, resume: &Resume) -> Result<SeatKey, ResumeRefused> {
-        let at = self.seats.iter().position(|it| it.session_id == resume.session_id).ok_or(ResumeRefused::InvalidSession)?;
+        let at =
+            self.seats.iter().position(|it| it.session_id == resume.session_id).ok_or(ResumeRefused::InvalidSession)?;
         let seat = &mut self.seats[at];
         if resume.seq > seat.last_sequence() {
             return Err(ResumeRefused::InvalidSeq);

@@ -60,7 +60,10 @@ impl Runs {
 
     /// Indices below `tail` have left the log: forget runs that lie wholly before it.
     pub fn forget_before(&mut self, tail: u64) {
-        while self.runs.len() > 1 && self.runs[0].first_index + self.runs[0].count <= tail && self.runs[1].first_index <= tail {
+        while self.runs.len() > 1
+            && self.runs[0].first_index + self.runs[0].count <= tail
+            && self.runs[1].first_index <= tail
+        {
             self.runs.pop_front();
         }
     }

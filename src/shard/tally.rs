@@ -43,7 +43,8 @@ impl Tally {
 
     /// Sorted by name, so that pages do not jump about.
     pub fn list(&self) -> Vec<(String, u64)> {
-        let mut list: Vec<_> = self.counts.iter().map(|(name, count)| (String::from_utf8_lossy(name).into_owned(), *count)).collect();
+        let mut list: Vec<_> =
+            self.counts.iter().map(|(name, count)| (String::from_utf8_lossy(name).into_owned(), *count)).collect();
         if self.others > 0 {
             list.push(("OTHER".to_owned(), self.others));
         }

@@ -1,5 +1,7 @@
 //! Close codes of RFC 6455 and of Discord, and what each means for the session behind it.
 
+#![forbid(unsafe_code)]
+
 use std::fmt;
 
 /// The status code of a close frame.
@@ -68,5 +70,40 @@ impl CloseCode {
 impl fmt::Display for CloseCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_codes_that_settings_cause_stop_a_shard() {
+        let fatal: Vec<u16> =
+            (0..=u16::MAX).filter(|&it| CloseCode(it).after_upstream_close() == AfterClose::Fatal).collect();
+        assert_eq!(fatal, [4004, 4010, 4011, 4012, 4013, 4014]);
+    }
+
+    #[test]
+    fn only_codes_that_deny_the_session_cost_an_identify() {
+        let identify: Vec<u16> =
+            (0..=u16::MAX).filter(|&it| CloseCode(it).after_upstream_close() == AfterClose::Identify).collect();
+        assert_eq!(identify, [4003, 4006, 4007]);
+    }
+
+    #[test]
+    fn a_client_ends_its_session_by_1000_and_1001_alone() {
+        let ends: Vec<u16> = (0..=u16::MAX).filter(|&it| CloseCode(it).ends_session()).collect();
+        assert_eq!(ends, [1000, 1001]);
+    }
+
+    #[test]
+    fn codes_that_only_an_api_reports_may_not_be_sent() {
+        for code in [0, 999, 1004, 1005, 1006, 1015, 2999, 5000, u16::MAX] {
+            assert!(!CloseCode(code).is_sendable(), "{code}");
+        }
+        for code in [CloseCode::NORMAL, CloseCode::MESSAGE_TOO_BIG, CloseCode::DECODE_ERROR, CloseCode::RECONNECTING] {
+            assert!(code.is_sendable(), "{code}");
+        }
     }
 }

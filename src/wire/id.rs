@@ -1,5 +1,7 @@
 //! Numbers that must not be mixed.
 
+#![forbid(unsafe_code)]
+
 use std::fmt;
 
 /// A Discord shard, as in `shard: [id, count]`.

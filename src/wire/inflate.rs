@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn the_limit_holds_across_the_messages_of_one_payload_and_not_across_payloads() {
-        let noise: Vec<u8> = (0..3000_u32).map(|it| (it * it >> 5) as u8).collect();
+        let noise: Vec<u8> = (0..3000_u32).map(|it| ((it * it) >> 5) as u8).collect();
         let message = compressed(Compression::Zlib, &[&noise]).remove(0);
         let mut inflater = Inflater::with_limit(Compression::Zlib, 2999);
         let mut payload = Vec::new();

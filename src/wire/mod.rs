@@ -9,8 +9,8 @@ pub mod encode;
 pub mod frame;
 pub mod http;
 pub mod id;
-pub mod json;
 pub mod inflate;
+pub mod json;
 pub mod mask;
 #[doc(hidden)]
 pub mod properties;

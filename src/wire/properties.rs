@@ -23,7 +23,7 @@ const MESSAGE_BYTES_MAX: usize = 1000;
 /// A message and the bytes in it.
 type Owned = (Opcode, Vec<u8>);
 
-/// Frames are read alike however they are cut, and as [`deframe_plainly`] reads them.
+/// Frames are read alike however they are cut, and as a plain reading of the whole buffer gives them.
 pub fn frame(bytes: &[u8]) {
     let Some((&choice, bytes)) = bytes.split_first() else { return };
     let role = if choice & 1 == 0 { Role::Server } else { Role::Client };

@@ -53,9 +53,10 @@ impl std::error::Error for ScanError {}
 /// Reads the envelope of `payload`, one whole JSON object, as inflated. No key order is assumed.
 ///
 /// When the payload begins in Discord's own form, `d` is trusted to run up to the closing brace as long as the bytes
-/// around it agree (`{` … `}}`, `[` … `]}`; strings and scalars are walked). So one thing escapes notice: a further
-/// top-level key *behind* an object `d` whose own value is an object too (likewise arrays). It then counts
-/// as part of `d`, and `canonical` is said of it. [`scan_exact`] trusts nothing.
+/// around it agree (`{` … `}}`, `[` … `]}`; strings and scalars are walked). So two things escape notice:
+/// a further top-level key *behind* an object `d` whose own value is an object too (likewise arrays), which then
+/// counts as part of `d`; and a payload cut right behind two closing braces, which the layers below rule out: a
+/// WebSocket message arrives whole. [`scan_exact`] trusts nothing.
 ///
 /// Errs if the object ends before its top level closes, or is none.
 pub fn scan(payload: &[u8]) -> Result<Envelope, ScanError> {

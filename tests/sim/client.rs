@@ -63,7 +63,13 @@ impl Client {
 
     /// A new session: what was known before does not count.
     pub fn forget(&mut self) {
-        *self = Self { requests: self.requests, chunks: self.chunks, seen: self.seen, paused_until: self.paused_until, ..Self::new(self.number) };
+        *self = Self {
+            requests: self.requests,
+            chunks: self.chunks,
+            seen: self.seen,
+            paused_until: self.paused_until,
+            ..Self::new(self.number)
+        };
     }
 
     /// Whether READY and all guilds have come, so that RESUME must work.
@@ -85,7 +91,14 @@ impl Client {
     fn on_dispatch(&mut self, payload: &Value) {
         assert_eq!(payload["op"], 0);
         let sequence = payload["s"].as_u64().expect("every dispatch is numbered");
-        assert_eq!(sequence, self.last_sequence + 1, "client {}: s {} after {}", self.number, sequence, self.last_sequence);
+        assert_eq!(
+            sequence,
+            self.last_sequence + 1,
+            "client {}: s {} after {}",
+            self.number,
+            sequence,
+            self.last_sequence
+        );
         self.last_sequence = sequence;
         self.seen += 1;
         let d = &payload["d"];
@@ -98,7 +111,8 @@ impl Client {
                 assert_eq!(sequence, 1);
                 self.got_ready = true;
                 self.session_id = Some(d["session_id"].as_str().unwrap().to_owned());
-                self.guilds_due = d["guilds"].as_array().unwrap().iter().map(|it| it["id"].as_str().unwrap().to_owned()).collect();
+                self.guilds_due =
+                    d["guilds"].as_array().unwrap().iter().map(|it| it["id"].as_str().unwrap().to_owned()).collect();
             }
             "GUILD_CREATE" => {
                 let at = self.guilds_due.iter().position(|it| d["id"] == it.as_str());
@@ -135,7 +149,11 @@ impl Client {
             }
             "GUILD_MEMBERS_CHUNK" => {
                 let nonce = d["nonce"].as_str().unwrap_or_default();
-                assert!(nonce.starts_with(&format!("client-{}-", self.number)), "client {} got the chunk of {nonce:?}", self.number);
+                assert!(
+                    nonce.starts_with(&format!("client-{}-", self.number)),
+                    "client {} got the chunk of {nonce:?}",
+                    self.number
+                );
                 self.chunks += 1;
             }
             other => panic!("unexpected {other}"),

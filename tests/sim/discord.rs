@@ -64,7 +64,9 @@ impl Discord {
     pub fn hello(&mut self) -> Vec<Out> {
         self.connection = Connection::Greeted;
         let interval = HEARTBEAT_INTERVAL.as_millis();
-        vec![Out::Payload(format!(r#"{{"t":null,"s":null,"op":10,"d":{{"heartbeat_interval":{interval}}}}}"#).into_bytes())]
+        vec![Out::Payload(
+            format!(r#"{{"t":null,"s":null,"op":10,"d":{{"heartbeat_interval":{interval}}}}}"#).into_bytes(),
+        )]
     }
 
     /// The connection is gone, in whatever way.
@@ -126,7 +128,8 @@ impl Discord {
             return vec![Out::Payload(br#"{"t":null,"s":null,"op":9,"d":false}"#.to_vec())];
         };
         assert!(after <= session.sequence, "RESUME ahead of the session");
-        let replay: Vec<Out> = session.buffer.iter().filter(|it| it.0 > after).map(|it| Out::Payload(it.1.clone())).collect();
+        let replay: Vec<Out> =
+            session.buffer.iter().filter(|it| it.0 > after).map(|it| Out::Payload(it.1.clone())).collect();
         self.connection = Connection::Live;
         let mut out = replay;
         out.extend(self.dispatch("RESUMED", &json!({"_trace": []})));

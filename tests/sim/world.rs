@@ -220,7 +220,10 @@ impl World {
                 self.say(|| format!("connection {connection} opens"));
                 self.group.shards[0].on_open(instant);
                 if self.troubled() && self.chance(5) {
-                    self.to_proxy(vec![Out::Payload(br#"{"t":null,"s":null,"op":7,"d":null}"#.to_vec()), Out::Close(None)]);
+                    self.to_proxy(vec![
+                        Out::Payload(br#"{"t":null,"s":null,"op":7,"d":null}"#.to_vec()),
+                        Out::Close(None),
+                    ]);
                 } else if self.troubled() && self.chance(3) {
                     self.say(|| "no HELLO comes".to_owned());
                 } else {
@@ -238,12 +241,16 @@ impl World {
             }
             Happening::ToDiscord(connection, payload) if connection == self.connection && !self.half_open => {
                 let drop_ack = self.troubled() && self.chance(4);
-                let is_resume = payload.starts_with(br#"{"d":{"seq""#) || payload.windows(6).any(|it| it == br#""op":6"#);
+                let is_resume =
+                    payload.starts_with(br#"{"d":{"seq""#) || payload.windows(6).any(|it| it == br#""op":6"#);
                 if is_resume && self.troubled() && self.chance(10) {
                     self.discord.take_session();
                 }
                 let out = self.discord.on_payload(self.now, &payload, drop_ack);
-                self.totals.op9_by_discord += out.iter().filter(|it| matches!(it, Out::Payload(p) if p.ends_with(br#""op":9,"d":false}"#))).count() as u64;
+                self.totals.op9_by_discord += out
+                    .iter()
+                    .filter(|it| matches!(it, Out::Payload(p) if p.ends_with(br#""op":9,"d":false}"#)))
+                    .count() as u64;
                 self.to_proxy(out);
             }
             Happening::Turn(not_before) => self.group.shards[0].on_turn(instant, not_before),
@@ -321,7 +328,9 @@ impl World {
                     self.discord.take_session();
                     self.totals.op9_by_discord += 1;
                 }
-                self.to_proxy(vec![Out::Payload(format!(r#"{{"t":null,"s":null,"op":9,"d":{resumable}}}"#).into_bytes())]);
+                self.to_proxy(vec![Out::Payload(
+                    format!(r#"{{"t":null,"s":null,"op":9,"d":{resumable}}}"#).into_bytes(),
+                )]);
             }
             8 if self.discord.is_live() => {
                 self.to_proxy(vec![Out::Payload(br#"{"t":null,"s":null,"op":1,"d":null}"#.to_vec())]);

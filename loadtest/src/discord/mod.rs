@@ -137,8 +137,12 @@ impl Discord {
                 self.rng.u32(..self.options.size.shards)
             };
             self.happen(shard, &mut touched);
+            // A burst goes out in one send; any other event at once, since its time of sending is written in it.
+            if self.burst.1 == 0 {
+                touched.drain(..).for_each(|it: Rc<Connection>| it.flush());
+            }
         }
-        touched.iter().for_each(|it: &Rc<Connection>| it.flush());
+        touched.iter().for_each(|it| it.flush());
     }
 
     /// One event on `shard`, if anybody has ever identified as it. Connections that got it are added to `touched`.

@@ -5,8 +5,6 @@
 //! The mix, by share: messages 45, typing 15, presences 12, reactions 9, edits 6, voice states 5, members 4,
 //! deletes 2, channels 1, roles 1. About 0.8 kB on average.
 
-use std::collections::HashMap;
-
 use fastrand::Rng;
 
 use super::template::{Scene, Template};
@@ -29,6 +27,9 @@ const CONTENTS: [&str; 8] = [
     "@{name}: see `\\\"s\\\":@{unix}` and <#@{c}> <@@{u}>",
     LONG,
 ];
+/// What comes with each of `CONTENTS`, and its share of the mix.
+const PARTS: [(&str, usize); 8] =
+    [("", 9), ("", 9), ("mention", 5), ("attachment", 4), ("", 6), ("embed", 4), ("mention", 6), ("", 2)];
 const LONG: &str = "```rs\\nfn main() {\\n    let text = \\\"a \\\\\\\"quoted\\\\\\\" word\\\";\\n    println!(\\\"{text}\\\");\\n}\\n```\\nThe above \
 is what I run. Lorem ipsum dolor sit amet, consetetur sadipscing elitr, sed diam nonumy eirmod tempor invidunt ut labore et dolore \
 magna aliquyam erat, sed diam voluptua. At vero eos et accusam et justo duo dolores et ea rebum. Stet clita kasd gubergren, no sea \
@@ -58,18 +59,19 @@ pub struct Traffic {
 impl Traffic {
     pub fn new(world: &World) -> Self {
         let mut traffic = Self { kinds: Vec::new(), mix: Vec::new() };
-        for (at, content) in CONTENTS.iter().enumerate() {
-            let parts = HashMap::from([
+        for (content, (part, share)) in CONTENTS.iter().zip(PARTS) {
+            let given = |name: &str, text: &str| if part == name { text.to_owned() } else { String::new() };
+            let parts = [
                 ("content", content.to_string()),
-                ("embeds", if at % 4 == 1 { payload!("embed").to_owned() } else { String::new() }),
-                ("attachments", if at % 4 == 3 { payload!("attachment").to_owned() } else { String::new() }),
-                ("mentions", if at % 4 == 2 { payload!("mention").to_owned() } else { String::new() }),
-            ]);
+                ("embeds", given("embed", payload!("embed"))),
+                ("attachments", given("attachment", payload!("attachment"))),
+                ("mentions", given("mention", payload!("mention"))),
+            ];
             let mut text = payload!("message_create").to_owned();
             for (name, part) in parts {
                 text = text.replace(&format!("@{{{name}}}"), &part);
             }
-            traffic.add(world, "MESSAGE_CREATE", &text, if at < 5 { 6 } else { 5 });
+            traffic.add(world, "MESSAGE_CREATE", &text, share);
         }
         for (name, text, share) in [
             ("TYPING_START", payload!("typing_start"), 15),

@@ -98,7 +98,7 @@ impl World {
             return BOT_ID;
         }
         let number = shard as u64 * 100_000_000 + (index as u64 % 100) * MEMBERS_PER_GUILD_MAX as u64 + member as u64;
-        (USER_MS + number) << 22 | (member as u64 * 7 & 0xFFF)
+        ((USER_MS + number) << 22) | ((member as u64 * 7) & 0xFFF)
     }
 
     /// The member number of a user; `None` when that user is in another guild or nowhere.
@@ -131,7 +131,7 @@ impl World {
     }
 
     pub fn message_id(counter: u64, shard: u32) -> u64 {
-        (MESSAGE_MS + counter) << 22 | shard as u64
+        ((MESSAGE_MS + counter) << 22) | shard as u64
     }
 
     /// Appends the `d` of READY.

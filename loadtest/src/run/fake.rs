@@ -30,6 +30,7 @@ impl Fake {
         option("shards", options.shards.to_string());
         option("guilds", options.guilds.to_string());
         option("members", options.members.to_string());
+        option("rate", "0".to_owned());
         option("seed", options.seed.to_string());
         option("outage-every", "8".to_owned());
         option("ready-file", ready.display().to_string());

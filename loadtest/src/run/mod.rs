@@ -195,24 +195,25 @@ impl<'a> Run<'a> {
         outcome.delivered = tally.borrow().delivered + apart.borrow().delivered;
         outcome.replayed = tally.borrow().late + apart.borrow().late;
         outcome.client_resumes_wanted = scenario.client_resumes(self.clients.len() as u64);
+        outcome.upstream_resumes_wanted = scenario.upstream_resumes(self.options.shards);
         let now = self.snapshot().await?;
         now.fill(&self.before, &mut outcome);
         self.before = now;
         Ok(outcome)
     }
 
-    /// Waits until every client has every event; what is still missing after `DRAIN` is lost.
+    /// Waits until every client has every event and all that it asked for; what is missing after `DRAIN` is lost.
     async fn drain(&mut self) -> io::Result<()> {
         // The order of rate 0 was answered, so the counters stand still.
         let counters = self.fake.counters().await?;
         let last = |client: &Client| counters[client.settings.terms.shard as usize];
         let began = Instant::now();
-        let has_all = |it: &Rc<Client>| it.is_live.get() && it.judge.borrow().counters.has_reached(last(it));
+        let has_all = |it: &Rc<Client>| it.is_live.get() && it.judge.borrow().has_all(last(it));
         while !self.clients.iter().all(has_all) && began.elapsed() < DRAIN {
             self.check_proxy()?;
             sleep(POLL).await;
         }
-        self.clients.iter().for_each(|it| it.judge.borrow_mut().counters.settle(last(it)));
+        self.clients.iter().for_each(|it| it.judge.borrow_mut().settle(last(it)));
         Ok(())
     }
 

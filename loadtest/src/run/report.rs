@@ -54,6 +54,7 @@ pub struct Outcome {
     pub client_drops: u64,
     pub client_closes: BTreeMap<u16, u64>,
     pub upstream_resumes: u64,
+    pub upstream_resumes_wanted: u64,
     /// IDENTIFYs after the start.
     pub upstream_identifies: u64,
     /// What clients found, and what the fake Discord had to complain of.
@@ -89,6 +90,9 @@ impl Outcome {
         }
         if self.client_resumes < self.client_resumes_wanted {
             broken.push(format!("{} client RESUMEs, wanted {}", self.client_resumes, self.client_resumes_wanted));
+        }
+        if self.upstream_resumes < self.upstream_resumes_wanted {
+            broken.push(format!("{} upstream RESUMEs, wanted {}", self.upstream_resumes, self.upstream_resumes_wanted));
         }
         let final_closes =
             self.client_closes.iter().filter(|it| matches!(it.0, 1000 | 1001 | 4003..=4007 | 4010..=4014));
@@ -184,6 +188,7 @@ mod tests {
             Outcome { upstream_identifies: 1, ..good() },
             Outcome { delivered: 0, ..good() },
             Outcome { client_resumes: 1, ..good() },
+            Outcome { upstream_resumes_wanted: 1, ..good() },
             Outcome { client_closes: BTreeMap::from([(1000, 1)]), ..good() },
             Outcome { findings: BTreeMap::from([("s".to_owned(), 1)]), ..good() },
         ] {

@@ -71,6 +71,11 @@ impl Scenario {
         }
     }
 
+    /// RESUMEs that must reach Discord.
+    pub fn upstream_resumes(self, shards: u32) -> u64 {
+        if self == Self::Drop { shards.into() } else { 0 }
+    }
+
     /// Makes it happen. `quiet` is how long a stalled client reads nothing.
     pub async fn perform(self, clients: &[Rc<Client>], fake: &Fake, quiet: Duration, seed: u64) -> std::io::Result<()> {
         match self {

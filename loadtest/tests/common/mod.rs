@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs `test` on one thread, with a fake Discord that has these options.
 pub fn with_discord<F: Future<Output = ()>>(words: &[&str], test: impl FnOnce(Address) -> F) {
-    let words: Vec<String> = words.iter().map(|it| it.to_string()).collect();
+    let words: Vec<String> = ["--rate", "0"].iter().chain(words).map(|it| it.to_string()).collect();
     let options = Options::from_args(&Args::parse(&words, options::SPECS).unwrap()).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, async {

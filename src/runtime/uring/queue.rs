@@ -21,16 +21,10 @@ use super::buffers::{Buffers, Provided};
 use crate::runtime::net::Token;
 use crate::runtime::outbox::Outbox;
 
-/// Requests per submission. When it is full the kernel is entered once more in that turn.
-const SUBMISSIONS: u32 = 512;
-
-/// Answers the shared memory holds. When it is full the kernel keeps the others, in order, and `is_settled` says so.
-const COMPLETIONS: u32 = 4096;
-
 /// Entries without progress before the ring counts as broken: the kernel is out of memory for requests.
 const TRIES_MAX: u32 = 64;
 
-/// One send; the kernel cannot take more than its buffer at once anyway, and the length must fit an i32.
+/// One send; no socket buffer takes more at once, and the length must fit an i32. The rest goes with the next turn.
 const SEND_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 const BUFFER_GROUP: u16 = 0;
@@ -79,19 +73,23 @@ pub struct Queue {
 impl Queue {
     /// A ring for this thread alone, with `count` receive buffers (a power of two) of `bytes` bytes.
     ///
+    /// `submissions`: requests per system call; when they are more the kernel is entered once more in that turn.
+    /// `completions`: answers the shared memory holds; when they are more the kernel keeps the others, in order, and
+    /// `is_settled` says so.
+    ///
     /// DEFER_TASKRUN: completions are made when the owner enters the kernel, not by interrupting it (measured: without this
     /// or COOP_TASKRUN a message costs nearly twice at mid rates). It needs Linux 6.1, and so does a correct
     /// answer to a short send.
     ///
     /// Errs with `Unsupported` before Linux 6.1, and as io_uring_setup(2) does, `PermissionDenied` above all, where the
     /// machine forbids io_uring.
-    pub fn new(count: u16, bytes: u32) -> io::Result<Self> {
+    pub fn new(submissions: u32, completions: u32, count: u16, bytes: u32) -> io::Result<Self> {
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_submit_all()
-            .setup_cqsize(COMPLETIONS)
-            .build(SUBMISSIONS)
+            .setup_cqsize(completions)
+            .build(submissions)
             .map_err(|error| match error.raw_os_error() {
                 Some(libc::EINVAL) => io::Error::new(io::ErrorKind::Unsupported, "io_uring of Linux 6.1 is needed"),
                 _ => error,
@@ -149,9 +147,11 @@ impl Queue {
         let offered = unsent.len().min(SEND_BYTES_MAX);
         let flags = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
         let send = opcode::Send::new(fd(socket), unsent.as_ptr(), offered as u32).flags(flags).build();
+        // When more is to follow, the answer wakes the turn that sends it.
+        let silent = if offered == unsent.len() { Flags::SKIP_SUCCESS } else { Flags::empty() };
         // Moving the outbox does not move its bytes. They stay here until the submission has been consumed.
         self.sending.push(Sent { token, outbox, offered });
-        self.push(token, Op::Send, send.flags(Flags::SKIP_SUCCESS))
+        self.push(token, Op::Send, send.flags(silent))
     }
 
     /// The outboxes of all sends, once the queue `is_settled` and every completion was taken; empty before.
