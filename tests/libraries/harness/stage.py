@@ -26,7 +26,7 @@ FAKE_DISCORD = {
     "token": TOKEN,
 }
 CACHE = ("channels", "presences", "emojis", "current_member", "members", "roles", "scheduled_events",
-         "stage_instances", "stickers", "users", "voice_states")  # fmt: skip
+         "stage_instances", "stickers", "users", "voice_states")
 
 
 class Stage:
