@@ -21,12 +21,15 @@ use crate::wire::{CloseCode, Compression};
 
 /// Connections of clients on one core, identified or not. When full, the newest is closed at once.
 pub const CLIENTS_MAX: usize = 16_384;
+/// Of them, those that have not identified: each may hold a compressor (305 KB at most). When full, the newest is closed at once.
+pub const GREETING_MAX: usize = 1024;
 /// The kernel's send buffer of one client: with the outbox it bounds what a client that stops reading can hold.
 const CLIENT_SEND_BUFFER_BYTES: i32 = 256 * 1024;
 
 impl<N: Net> Core<N> {
     pub(super) fn on_accepted(&mut self, now: Instant, socket: OwnedFd) {
-        if self.draining.is_some() || self.conns.clients_len() >= CLIENTS_MAX {
+        let is_full = self.conns.clients_len() >= CLIENTS_MAX || self.conns.greeting() >= GREETING_MAX;
+        if self.draining.is_some() || is_full {
             return;
         }
         sys::set_send_buffer(socket.as_fd(), CLIENT_SEND_BUFFER_BYTES);
