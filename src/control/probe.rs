@@ -50,7 +50,7 @@ impl Ring {
             }
             Self::Forbidden => {
                 "io_uring is forbidden, most likely by the container's seccomp profile; remedy: run the \
-                container with --security-opt seccomp=tuning/seccomp.json"
+                container with --security-opt seccomp=PROFILE, made as tuning/README.md says"
                     .into()
             }
             Self::Absent => format!("this kernel ({kernel}) has no io_uring; remedy: Linux 6.0 or newer"),
