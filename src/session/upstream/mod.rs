@@ -3,6 +3,8 @@
 //!
 //! A plain state machine. It does not know frames, sockets or TLS, and it does not look into dispatches but READY and RESUMED.
 
+mod settings;
+
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -11,9 +13,10 @@ use serde::Deserialize;
 
 use super::backoff::Backoff;
 use super::heart::{Beat, Heart};
+use crate::wire::CloseCode;
 use crate::wire::close::AfterClose;
 use crate::wire::scan::Envelope;
-use crate::wire::{CloseCode, Compression, ShardId};
+pub use settings::UpstreamSettings;
 
 /// From `Action::Connect` to an open WebSocket: name resolution, TCP, TLS and the upgrade together.
 pub const CONNECT_MAX: Duration = Duration::from_secs(20);
@@ -25,21 +28,6 @@ const INVALID_SESSION_WAIT: Range<Duration> = Duration::from_secs(1)..Duration::
 const RECONNECT_SPREAD: Duration = Duration::from_millis(400);
 /// How often the resume host may fail in a row before the main host is tried in turn with it.
 const RESUME_HOST_FAILURES_MAX: u32 = 1;
-
-/// What a shard says to Discord about itself.
-#[derive(Clone, Debug)]
-pub struct UpstreamSettings {
-    pub shard: ShardId,
-    pub shard_count: u32,
-    /// Without the prefix `Bot `.
-    pub token: String,
-    pub intents: u64,
-    /// `d` of op 3 as JSON text, for this shard.
-    pub presence: Option<String>,
-    /// The main URL, without query.
-    pub gateway_url: String,
-    pub compression: Compression,
-}
 
 /// What the shell is asked to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -506,25 +494,13 @@ impl Upstream {
             }
             _ => &self.settings.gateway_url,
         };
-        let url = gateway_url(base, self.settings.compression);
+        let url = self.settings.connect_url(base);
         self.state = State::Connecting { since: now, intent };
         self.actions.push_back(UpstreamAction::Connect(url));
     }
 
     fn identify(&mut self, now: Instant) {
-        let settings = &self.settings;
-        let mut d = serde_json::json!({
-            "token": settings.token,
-            "properties": {"os": "linux", "browser": "shardgate", "device": "shardgate"},
-            "shard": [settings.shard.0, settings.shard_count],
-            "intents": settings.intents,
-            "large_threshold": 250,
-        });
-        if let Some(presence) = settings.presence.as_deref().and_then(|it| serde_json::from_str(it).ok()) {
-            d["presence"] = presence;
-        }
-        let payload = serde_json::json!({"op": 2, "d": d});
-        self.actions.push_back(UpstreamAction::Send(payload.to_string().into_bytes()));
+        self.actions.push_back(UpstreamAction::Send(self.settings.identify_payload()));
         self.actions.push_back(UpstreamAction::IdentifySent);
         self.counts.identifies += 1;
         self.state = State::Identifying { since: now };
@@ -555,14 +531,5 @@ impl Upstream {
             None => r#"{"op":1,"d":null}"#.to_owned(),
         };
         self.actions.push_back(UpstreamAction::Send(payload.into_bytes()));
-    }
-}
-
-/// `base` without its trailing slash and query, with ours.
-fn gateway_url(base: &str, compression: Compression) -> String {
-    let base = base.split('?').next().unwrap_or(base).trim_end_matches('/');
-    match compression.query_value() {
-        Some(value) => format!("{base}/?v=10&encoding=json&compress={value}"),
-        None => format!("{base}/?v=10&encoding=json"),
     }
 }
