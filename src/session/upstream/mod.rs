@@ -4,6 +4,8 @@
 //! A plain state machine. It does not know frames, sockets or TLS, and it does not look into dispatches but READY and RESUMED.
 
 mod settings;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -13,6 +15,7 @@ use serde::Deserialize;
 
 use super::backoff::Backoff;
 use super::heart::{Beat, Heart};
+use super::identify::TURN_HELD_MAX;
 use crate::wire::CloseCode;
 use crate::wire::close::AfterClose;
 use crate::wire::scan::Envelope;
@@ -20,7 +23,9 @@ pub use settings::UpstreamSettings;
 
 /// From `Action::Connect` to an open WebSocket: name resolution, TCP, TLS and the upgrade together.
 pub const CONNECT_MAX: Duration = Duration::from_secs(20);
-/// From the open WebSocket to HELLO, and from IDENTIFY or RESUME to the first dispatch.
+/// From the open WebSocket to HELLO, which comes at once.
+pub const HELLO_MAX: Duration = Duration::from_secs(20);
+/// From IDENTIFY or RESUME to the first dispatch.
 pub const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// After op 9 Discord's staff advised to wait a random 1 to 5 s.
 const INVALID_SESSION_WAIT: Range<Duration> = Duration::from_secs(1)..Duration::from_secs(5);
@@ -225,9 +230,8 @@ impl Upstream {
         let own = match self.state {
             State::Waiting { until } => Some(until),
             State::Connecting { since, .. } => Some(since + CONNECT_MAX),
-            State::AwaitingHello { since, .. } | State::Identifying { since } | State::Resuming { since } => {
-                Some(since + ANSWER_MAX)
-            }
+            State::AwaitingHello { since, .. } => Some(since + HELLO_MAX),
+            State::Identifying { since } | State::Resuming { since } => Some(since + ANSWER_MAX),
             State::AwaitingMoment { not_before } => Some(not_before),
             State::Queued | State::Live | State::Stopped(_) | State::Ended => None,
         };
@@ -250,9 +254,10 @@ impl Upstream {
             State::Connecting { since, .. } if now >= since + CONNECT_MAX => {
                 self.reconnect(now, CloseCode::RECONNECTING)
             }
-            State::AwaitingHello { since, .. } | State::Identifying { since } | State::Resuming { since }
-                if now >= since + ANSWER_MAX =>
-            {
+            State::AwaitingHello { since, .. } if now >= since + HELLO_MAX => {
+                self.reconnect(now, CloseCode::RECONNECTING)
+            }
+            State::Identifying { since } | State::Resuming { since } if now >= since + ANSWER_MAX => {
                 self.reconnect(now, CloseCode::RECONNECTING);
             }
             _ => {}
@@ -393,6 +398,10 @@ impl Upstream {
         self.heartbeat_interval = Duration::from_millis(hello.heartbeat_interval.max(1));
         match intent {
             Intent::Resume => self.resume(now),
+            // Whatever held us up, the turn is another shard's by now: an IDENTIFY beside its own would cost both.
+            Intent::Identify { not_before } if now >= not_before + TURN_HELD_MAX => {
+                self.reconnect(now, CloseCode::RECONNECTING)
+            }
             Intent::Identify { not_before } if now >= not_before => self.identify(now),
             Intent::Identify { not_before } => {
                 self.start_heart(now);
@@ -423,7 +432,10 @@ impl Upstream {
         self.actions.push_back(UpstreamAction::Close(CloseCode::RECONNECTING));
         if was_live {
             self.leave_connection();
-            self.state = State::Waiting { until: now + self.backoff.on_lost(now).min(RECONNECT_SPREAD) };
+            let delay = self.backoff.on_lost(now);
+            // The first one hurries. After sessions that were cut young, one after the other, the back-off holds.
+            let delay = if self.backoff.attempts() <= 1 { delay.min(RECONNECT_SPREAD) } else { delay };
+            self.state = State::Waiting { until: now + delay };
         } else {
             self.retry(now);
         }
@@ -441,7 +453,9 @@ impl Upstream {
     fn retry(&mut self, now: Instant) {
         if matches!(
             self.state,
-            State::Connecting { intent: Intent::Resume, .. } | State::AwaitingHello { intent: Intent::Resume, .. }
+            State::Connecting { intent: Intent::Resume, .. }
+                | State::AwaitingHello { intent: Intent::Resume, .. }
+                | State::Resuming { .. }
         ) {
             self.resume_host_failures += 1;
         }
