@@ -38,6 +38,10 @@ impl<N: Net> Core<N> {
 
     pub(super) fn pump(&mut self, now: Instant, token: Token, client: &mut Client) -> Fate {
         let Some(Seated { shard, key }) = client.seated else { return Fate::Stays };
+        // Until its outbox has run empty: filled up meanwhile, it would never show whether the client reads.
+        if client.blocked.is_some() {
+            return Fate::Stays;
+        }
         let room = OUTBOX_BYTES_MAX.saturating_sub(self.net.pending(token));
         if room == 0 {
             self.note_blocked(now, token, client);
@@ -62,6 +66,7 @@ impl<N: Net> Core<N> {
         if client.blocked.is_none() {
             client.blocked = Some(Blocked { since: now, pending: usize::MAX });
             self.conns.note_blocked(token);
+            self.net.await_drained(token);
         }
     }
 

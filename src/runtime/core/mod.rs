@@ -243,14 +243,19 @@ impl<N: Net> Core<N> {
                     self.on_tick(now);
                     self.timers.push(Reverse((now + TICK, Timer::Tick)));
                 }
-                Timer::Shard(at) => {
+                // An entry that an earlier one has overtaken is void: if it were to arm again, each would stay for ever.
+                Timer::Shard(at) if self.places[at].armed == Some(due) => {
                     self.places[at].armed = None;
                     self.on_shard_timeout(now, at);
                 }
                 Timer::Client(token) => self.with_client(token, |core, client| {
+                    if client.armed != Some(due) {
+                        return Fate::Stays;
+                    }
                     client.armed = None;
                     core.on_client_timeout(now, token, client)
                 }),
+                Timer::Shard(_) => {}
             }
         }
     }
@@ -263,8 +268,9 @@ impl<N: Net> Core<N> {
     }
 
     fn arm_shard(&mut self, at: usize) {
-        let Some(due) = self.group.shards[at].due() else { return };
         let place = &mut self.places[at];
+        let next_address_at = place.link.as_ref().and_then(|it| it.next_address_at);
+        let Some(due) = self.group.shards[at].due().into_iter().chain(next_address_at).min() else { return };
         if place.armed.is_none_or(|armed| due < armed) {
             place.armed = Some(due);
             self.timers.push(Reverse((due, Timer::Shard(at))));
@@ -305,3 +311,6 @@ impl<N: Net> Core<N> {
         self.timers.push(Reverse((now + within, Timer::Tick)));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,10 @@ use crate::runtime::net::{Net, Token};
 use crate::shard::Action;
 use crate::wire::{CloseCode, ShardId};
 
+/// An address that has not answered by then makes way for the next: one that swallows everything must not cost the others their
+/// chance within the shard's `CONNECT_MAX`, which is enough for six of them. The last one gets all the time that is left.
+const ADDRESS_MAX: Duration = Duration::from_secs(3);
+
 impl<N: Net> Core<N> {
     pub(super) fn place_of(&self, shard: ShardId) -> Option<usize> {
         self.shared.placement.place(shard.0).filter(|(core, _)| *core == self.index).map(|(_, at)| at)
@@ -25,8 +29,26 @@ impl<N: Net> Core<N> {
     }
 
     pub(super) fn on_shard_timeout(&mut self, now: Instant, at: usize) {
+        if self.places[at].link.as_ref().and_then(|it| it.next_address_at).is_some_and(|it| now >= it) {
+            self.give_up_address(now, at);
+        }
         self.group.shards[at].on_timeout(now);
         self.run_actions(now, at);
+    }
+
+    /// The address that is being tried does not answer.
+    fn give_up_address(&mut self, now: Instant, at: usize) {
+        let Some(link) = &mut self.places[at].link else { return };
+        link.next_address_at = None;
+        if let Some(token) = link.token.take() {
+            warn!(
+                shard = self.shared.placement.shard(self.index, at).0,
+                "no answer within {ADDRESS_MAX:?}: the next address"
+            );
+            self.conns.remove(token);
+            self.net.close(token, Duration::ZERO);
+        }
+        self.connect_next(now, at);
     }
 
     /// Does what the shard asks, then sets its timer and notes that its clients want to be pumped.
@@ -116,6 +138,7 @@ impl<N: Net> Core<N> {
                 self.lose_link(now, at, None);
             }
         }
+        self.run_actions(now, at);
     }
 
     /// Tries the next address of the link's host.
@@ -125,8 +148,9 @@ impl<N: Net> Core<N> {
             match self.net.connect(address) {
                 Ok(token) => {
                     link.token = Some(token);
+                    link.next_address_at = link.has_more_addresses().then_some(now + ADDRESS_MAX);
                     self.conns.insert(token, Conn::Shard(at));
-                    return;
+                    return self.arm_shard(at);
                 }
                 Err(error) => {
                     warn!(shard = self.shared.placement.shard(self.index, at).0, %address, "connect: {error}")
@@ -140,6 +164,7 @@ impl<N: Net> Core<N> {
         let Some(Conn::Shard(at)) = self.conns.get(token) else { return };
         let at = *at;
         self.with_link(now, at, |link, _, out| link.on_connected(out));
+        self.run_actions(now, at);
     }
 
     pub(super) fn on_link_bytes(&mut self, now: Instant, at: usize, bytes: &[u8]) {
@@ -159,9 +184,11 @@ impl<N: Net> Core<N> {
         });
         if let Some(code) = closed {
             info!(shard = id, code = code.map_or(0, |it| it.0), "Discord closed the connection");
-            self.with_link(now, at, |link, scratch, out| link.close(code.unwrap_or(CloseCode::NORMAL), scratch, out));
-            self.drop_link(at, LINGER);
+            // First of all: a failing answer would be taken for a lost connection, and that is resumed whatever the code said.
             self.group.shards[at].on_closed(now, code);
+            let answer = code.unwrap_or(CloseCode::RECONNECTING);
+            self.with_link(now, at, |link, scratch, out| link.close(answer, scratch, out));
+            self.drop_link(at, LINGER);
         } else if let Err(error) = result {
             warn!(shard = id, "the connection to Discord broke: {error}");
             self.lose_link(now, at, None);
