@@ -3,6 +3,7 @@
 mod common;
 
 use std::process::Command;
+use std::thread;
 
 use common::proxy::{backends, binary, cores};
 
@@ -20,45 +21,45 @@ fn judge(backend: &str, scenario: &str, words: &[&str]) {
     assert!(output.status.success() && text.contains("every promise was kept"), "{backend} {words:?}:\n{text}");
 }
 
+/// Every case on every backend, all at once: they mostly wait.
+fn judge_all(cases: &[(&str, &[&str])]) {
+    thread::scope(|scope| {
+        for backend in backends() {
+            for (scenario, words) in cases {
+                scope.spawn(move || judge(backend, scenario, words));
+            }
+        }
+    });
+}
+
 #[test]
 fn every_scenario_keeps_every_promise_on_one_core() {
-    for backend in backends() {
-        judge(backend, "all", &["--shards", "4", "--cores", "1"]);
-    }
+    judge_all(&[("all", &["--shards", "4", "--cores", "1"])]);
 }
 
 #[test]
 fn clients_are_handed_over_between_cores_and_lose_nothing() {
-    for backend in backends() {
-        for scenario in ["deploy", "drop"] {
-            judge(backend, scenario, &["--shards", "6", "--cores", &cores().to_string()]);
-        }
-    }
+    let cores = cores().to_string();
+    let words: &[&str] = &["--shards", "6", "--cores", &cores];
+    judge_all(&[("deploy", words), ("drop", words)]);
 }
 
 #[test]
 fn several_clients_of_one_shard_each_get_everything() {
-    for backend in backends() {
-        judge(backend, "deploy", &["--shards", "2", "--cores", "1", "--clients-per-shard", "5"]);
-    }
+    judge_all(&[("deploy", &["--shards", "2", "--cores", "1", "--clients-per-shard", "5"])]);
 }
 
 #[test]
 fn every_compression_of_clients_and_of_discord_carries_every_event() {
-    for backend in backends() {
-        for (clients, upstream) in [("none", "zlib-stream"), ("zlib-stream", "zstd-stream"), ("zstd-stream", "none")] {
-            let words = ["--shards", "3", "--cores", "1", "--compress", clients, "--upstream-compression", upstream];
-            judge(backend, "drop", &words);
-            judge(backend, "deploy", &words);
-        }
+    for (clients, upstream) in [("none", "zlib-stream"), ("zlib-stream", "zstd-stream"), ("zstd-stream", "none")] {
+        let words: &[&str] =
+            &["--shards", "3", "--cores", "1", "--compress", clients, "--upstream-compression", upstream];
+        judge_all(&[("deploy", words), ("drop", words)]);
     }
 }
 
 #[test]
 fn discord_is_reached_over_tls() {
-    for backend in backends() {
-        for upstream in ["none", "zstd-stream"] {
-            judge(backend, "drop", &["--shards", "3", "--cores", "1", "--tls", "--upstream-compression", upstream]);
-        }
-    }
+    let words = |upstream| ["--shards", "3", "--cores", "1", "--tls", "--upstream-compression", upstream];
+    judge_all(&[("drop", &words("none")), ("drop", &words("zstd-stream"))]);
 }
