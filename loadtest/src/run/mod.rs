@@ -4,7 +4,8 @@
 
 mod fake;
 pub mod options;
-mod proc;
+pub mod port;
+pub mod proc;
 mod proxy;
 mod report;
 mod scenario;
