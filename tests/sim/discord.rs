@@ -61,6 +61,11 @@ impl Discord {
         self.connection == Connection::Live
     }
 
+    /// Whether anybody listens at Discord's end.
+    pub fn is_connected(&self) -> bool {
+        self.connection != Connection::Dead
+    }
+
     pub fn hello(&mut self) -> Vec<Out> {
         self.connection = Connection::Greeted;
         let interval = HEARTBEAT_INTERVAL.as_millis();

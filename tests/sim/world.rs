@@ -239,7 +239,9 @@ impl World {
             Happening::ToProxy(connection, payload) if connection == self.connection && !self.proxy_closed => {
                 self.on_payload_at_proxy(&payload);
             }
-            Happening::ToDiscord(connection, payload) if connection == self.connection && !self.half_open => {
+            Happening::ToDiscord(connection, payload)
+                if connection == self.connection && !self.half_open && self.discord.is_connected() =>
+            {
                 let drop_ack = self.troubled() && self.chance(4);
                 let is_resume =
                     payload.starts_with(br#"{"d":{"seq""#) || payload.windows(6).any(|it| it == br#""op":6"#);
