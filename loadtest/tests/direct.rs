@@ -3,48 +3,17 @@
 mod common;
 
 use std::process::Command;
-use std::rc::Rc;
 use std::time::Duration;
 
+use common::judged::{self, assert_faultless, has, ready, start};
 use common::{order, stats, until, with_discord};
-use loadtest::args::Args;
-use loadtest::client::{Client, Order, Settings, options};
+use loadtest::client::{Order, Settings};
 use loadtest::compress::Compression;
 use loadtest::discord::Address;
 use loadtest::tls;
-use tokio::task::spawn_local;
 
 fn settings(address: &Address, shard: u32, compression: Compression) -> Settings {
-    let mut settings = options::settings(&Args::default()).unwrap();
-    settings.url = address.gateway.clone();
-    settings.shards = 2;
-    settings.compression = compression;
-    settings.terms.shard = shard;
-    settings.terms.first_counter = Some(1);
-    settings.terms.is_binary = compression != Compression::None;
-    settings
-}
-
-fn start(settings: Settings) -> Rc<Client> {
-    let client = Client::new(settings, Rc::default(), 7);
-    spawn_local(client.clone().run());
-    client
-}
-
-async fn ready(client: &Client) {
-    until(|| client.is_live.get() && client.judge.borrow().is_ready()).await;
-}
-
-/// Waits until `client` has every event up to `last`.
-async fn has(client: &Client, last: u64) {
-    until(|| client.judge.borrow().delivered >= last).await;
-}
-
-fn assert_faultless(client: &Client) {
-    let judge = client.judge.borrow();
-    let counters = &judge.counters;
-    assert!(judge.findings.is_empty(), "{:?}", judge.findings);
-    assert_eq!((counters.lost(), counters.duplicated, counters.out_of_order), (0, 0, 0));
+    judged::settings(&address.gateway, [shard, 2], compression)
 }
 
 const ALL: [Compression; 3] = [Compression::None, Compression::Zlib, Compression::Zstd];

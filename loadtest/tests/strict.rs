@@ -4,89 +4,19 @@ mod common;
 
 use std::time::Duration;
 
+use common::raw::{Got, Raw, frame, identify};
 use common::{order, stats, with_discord};
 use loadtest::discord::Address;
 use loadtest::http;
-use loadtest::link::Link;
 use loadtest::url::Url;
-use loadtest::ws::{self, Deframer};
-
-/// A gateway connection that says exactly what it is told.
-struct Raw {
-    link: Link,
-    deframer: Deframer,
-}
-
-/// What came: a payload or a close code.
-#[derive(Debug, PartialEq)]
-enum Got {
-    Payload(String),
-    Close(u16),
-    End,
-}
-
-impl Raw {
-    async fn open(address: &Address, query: &str) -> Self {
-        let url = Url::parse(&address.gateway).unwrap();
-        let link = loadtest::tls::connect(&url, None).await.unwrap();
-        let request =
-            format!("GET /?{query} HTTP/1.1\r\nUpgrade: websocket\r\nSec-WebSocket-Key: {}\r\n\r\n", ws::key([1; 16]));
-        link.send(request.as_bytes());
-        let mut deframer = Deframer::new(false, 1 << 24);
-        let answer = http::receive(&link, &mut deframer.bytes).await.unwrap();
-        assert_eq!(answer.status(), 101);
-        Self { link, deframer }
-    }
-
-    fn say(&self, payload: &[u8]) {
-        let mut frame = Vec::new();
-        ws::push_frame(&mut frame, ws::TEXT, payload, Some([1, 2, 3, 4]));
-        self.link.send(&frame);
-    }
-
-    async fn hear(&mut self) -> Got {
-        loop {
-            match self.deframer.next_message().unwrap() {
-                Some((ws::CLOSE, payload)) => return Got::Close(ws::close_code(payload)),
-                Some((_, payload)) => return Got::Payload(String::from_utf8(payload.to_vec()).unwrap()),
-                None => {}
-            }
-            self.deframer.compact();
-            if self.link.read(&mut self.deframer.bytes).await.unwrap_or(0) == 0 {
-                return Got::End;
-            }
-        }
-    }
-
-    /// The close code, whatever comes before it.
-    async fn close_code(&mut self) -> u16 {
-        loop {
-            match self.hear().await {
-                Got::Payload(_) => {}
-                Got::Close(code) => return code,
-                Got::End => panic!("no close frame"),
-            }
-        }
-    }
-
-    /// Hears until a payload holds `text`, which it answers.
-    async fn until(&mut self, text: &str) -> String {
-        loop {
-            match self.hear().await {
-                Got::Payload(payload) if payload.contains(text) => return payload,
-                Got::Payload(_) => {}
-                other => panic!("{other:?} instead of {text}"),
-            }
-        }
-    }
-}
-
-fn identify(token: &str, shard: &str, intents: u64) -> String {
-    format!("{{\"op\":2,\"d\":{{\"token\":\"{token}\",\"properties\":{{}}{shard},\"intents\":{intents}}}}}")
-}
+use loadtest::ws;
 
 fn good(shard: u32) -> String {
     identify("Bot fake", &format!(",\"shard\":[{shard},4]"), 1)
+}
+
+async fn open(address: &Address, query: &str) -> Raw {
+    Raw::open(&address.gateway, &format!("/?{query}")).await
 }
 
 const OPTIONS: [&str; 6] = ["--shards", "4", "--guilds", "1", "--max-concurrency", "2"];
@@ -110,14 +40,14 @@ fn each_broken_rule_has_its_close_code() {
     ];
     with_discord(&OPTIONS, async |address: Address| {
         for (payload, code) in cases {
-            let mut raw = Raw::open(&address, "v=10").await;
-            raw.say(&payload);
+            let mut raw = open(&address, "v=10").await;
+            raw.link.send(&frame(ws::TEXT, &payload));
             assert_eq!(raw.close_code().await, code, "{}", String::from_utf8_lossy(&payload));
         }
         for (query, code) in [("v=11", 4012), ("v=10&encoding=etf", 4002), ("v=10&compress=gzip", 4002)] {
-            assert_eq!(Raw::open(&address, query).await.close_code().await, code, "{query}");
+            assert_eq!(open(&address, query).await.close_code().await, code, "{query}");
         }
-        let mut raw = Raw::open(&address, "v=10").await;
+        let mut raw = open(&address, "v=10").await;
         raw.link.send(&[0x81, 1, b'x']);
         assert_eq!(raw.close_code().await, 1002);
         let counted: u64 =
@@ -129,30 +59,30 @@ fn each_broken_rule_has_its_close_code() {
 #[test]
 fn hello_comes_first_and_op_7_or_503_in_its_place_on_demand() {
     with_discord(&OPTIONS, async |address: Address| {
-        let Got::Payload(hello) = Raw::open(&address, "v=10").await.hear().await else { panic!("no HELLO") };
+        let Got::Payload(hello) = open(&address, "v=10").await.hear().await else { panic!("no HELLO") };
         assert!(hello.starts_with("{\"t\":null,\"s\":null,\"op\":10,\"d\":{\"heartbeat_interval\":41250,"), "{hello}");
         order(&address, "hello_op7?count=1", "").await;
         let op_7 = "{\"t\":null,\"s\":null,\"op\":7,\"d\":null}".to_owned();
-        assert_eq!(Raw::open(&address, "v=10").await.hear().await, Got::Payload(op_7));
+        assert_eq!(open(&address, "v=10").await.hear().await, Got::Payload(op_7));
         order(&address, "refuse?count=1", "").await;
         let link = loadtest::tls::connect(&Url::parse(&address.gateway).unwrap(), None).await.unwrap();
         link.send(b"GET / HTTP/1.1\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n");
         assert_eq!(http::receive(&link, &mut Vec::new()).await.unwrap().status(), 503);
-        Raw::open(&address, "v=10").await.until("\"op\":10").await;
+        open(&address, "v=10").await.until("\"op\":10").await;
     });
 }
 
 #[test]
 fn two_identifies_of_one_bucket_within_the_interval_get_op_9() {
     with_discord(&OPTIONS, async |address: Address| {
-        let mut first = Raw::open(&address, "v=10").await;
-        first.say(good(0).as_bytes());
+        let mut first = open(&address, "v=10").await;
+        first.say(&good(0));
         first.until("\"t\":\"READY\",\"s\":1,").await;
-        let mut other_bucket = Raw::open(&address, "v=10").await;
-        other_bucket.say(good(1).as_bytes());
+        let mut other_bucket = open(&address, "v=10").await;
+        other_bucket.say(&good(1));
         other_bucket.until("\"t\":\"READY\"").await;
-        let mut same_bucket = Raw::open(&address, "v=10").await;
-        same_bucket.say(good(2).as_bytes());
+        let mut same_bucket = open(&address, "v=10").await;
+        same_bucket.say(&good(2));
         same_bucket.until("\"op\":9,\"d\":false").await;
         assert_eq!(stats(&address).await["violations"]["IDENTIFY too soon"], 1);
     });
@@ -161,24 +91,24 @@ fn two_identifies_of_one_bucket_within_the_interval_get_op_9() {
 #[test]
 fn a_second_identify_a_seq_ahead_and_a_flood_are_closed() {
     with_discord(&["--shards", "4", "--identify-interval-ms", "0"], async |address: Address| {
-        let mut raw = Raw::open(&address, "v=10").await;
-        raw.say(good(0).as_bytes());
+        let mut raw = open(&address, "v=10").await;
+        raw.say(&good(0));
         let ready = raw.until("\"t\":\"READY\"").await;
         let id = ready.split_once("\"session_id\":\"").unwrap().1[..32].to_owned();
-        raw.say(good(0).as_bytes());
+        raw.say(&good(0));
         assert_eq!(raw.close_code().await, 4005);
         let resume = |seq| format!("{{\"op\":6,\"d\":{{\"token\":\"fake\",\"session_id\":\"{id}\",\"seq\":{seq}}}}}");
-        let mut raw = Raw::open(&address, "v=10").await;
-        raw.say(resume(1).as_bytes());
+        let mut raw = open(&address, "v=10").await;
+        raw.say(&resume(1));
         raw.until("\"t\":\"RESUMED\",\"s\":22,").await;
-        let mut raw = Raw::open(&address, "v=10").await;
-        raw.say(resume(5000).as_bytes());
+        let mut raw = open(&address, "v=10").await;
+        raw.say(&resume(5000));
         assert_eq!(raw.close_code().await, 4007);
-        let mut raw = Raw::open(&address, "v=10").await;
-        raw.say(resume(1).as_bytes());
+        let mut raw = open(&address, "v=10").await;
+        raw.say(&resume(1));
         raw.until("\"op\":9,\"d\":false").await;
         for _ in 0..120 {
-            raw.say(b"{\"op\":1,\"d\":null}");
+            raw.say("{\"op\":1,\"d\":null}");
         }
         assert_eq!(raw.close_code().await, 4008);
     });
@@ -187,8 +117,8 @@ fn a_second_identify_a_seq_ahead_and_a_flood_are_closed() {
 #[test]
 fn a_silent_client_times_out_and_its_session_stays() {
     with_discord(&["--shards", "4", "--heartbeat-interval-ms", "200"], async |address: Address| {
-        let mut raw = Raw::open(&address, "v=10").await;
-        raw.say(good(0).as_bytes());
+        let mut raw = open(&address, "v=10").await;
+        raw.say(&good(0));
         assert_eq!(raw.close_code().await, 4009);
         let stats = stats(&address).await;
         assert_eq!(stats["violations"]["heartbeat late"], 1);
@@ -200,8 +130,8 @@ fn a_silent_client_times_out_and_its_session_stays() {
 fn close_1000_ends_the_session_and_4000_keeps_it() {
     with_discord(&["--shards", "4", "--identify-interval-ms", "0"], async |address: Address| {
         for (code, sessions) in [(4000, 1), (1000, 1)] {
-            let mut raw = Raw::open(&address, "v=10").await;
-            raw.say(good(3).as_bytes());
+            let mut raw = open(&address, "v=10").await;
+            raw.say(&good(3));
             raw.until("\"t\":\"READY\"").await;
             let mut frame = Vec::new();
             ws::push_close(&mut frame, code, "", Some([0; 4]));
@@ -240,12 +170,12 @@ fn rest_wants_the_token_and_fails_on_demand() {
 #[test]
 fn a_stalled_connection_is_late_and_loses_nothing() {
     with_discord(&["--shards", "4"], async |address: Address| {
-        let mut raw = Raw::open(&address, "v=10").await;
-        raw.say(good(1).as_bytes());
+        let mut raw = open(&address, "v=10").await;
+        raw.say(&good(1));
         raw.until("\"t\":\"READY\"").await;
         order(&address, "stall?shard=1&ms=300", "").await;
         order(&address, "emit?shard=1", "{\"t\":\"A\",\"d\":{\"n\":1.50}}").await;
-        raw.say(b"{\"op\":1,\"d\":null}");
+        raw.say("{\"op\":1,\"d\":null}");
         raw.until("{\"t\":\"A\",\"s\":22,\"op\":0,\"d\":{\"n\":1.50}}").await;
         raw.until("\"op\":11").await;
     });

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::Serialize;
 
 /// How many of the newest violations and commands are kept with their text; older ones are only counted.
-const RECENT_MAX: usize = 100;
+const RECENT_MAX: usize = 200;
 
 #[derive(Debug, Default, Serialize)]
 pub struct Stats {

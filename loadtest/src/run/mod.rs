@@ -4,7 +4,8 @@
 
 mod fake;
 pub mod options;
-mod proc;
+pub mod port;
+pub mod proc;
 mod proxy;
 mod report;
 mod scenario;
@@ -143,6 +144,13 @@ impl<'a> Run<'a> {
             let guild = client.judge.borrow().guilds().first().copied();
             if let Some(guild) = guild {
                 client.order(Order::RequestMembers { guild, nonce: format!("load-{guild:x}") });
+            }
+        }
+        // The traffic's latency is measured without this start-up work; lost chunks are found at the end.
+        loop {
+            sleep(POLL).await;
+            if started.elapsed() > READY || !self.clients.iter().any(|it| it.judge.borrow().awaits_chunks()) {
+                break;
             }
         }
         let now = self.snapshot().await?;

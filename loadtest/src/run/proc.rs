@@ -55,13 +55,18 @@ impl Process {
         self.child.try_wait().ok().flatten()
     }
 
-    /// SIGTERM, then SIGKILL when it takes too long. `None` when it had to be killed.
-    pub async fn stop(mut self) -> Option<ExitStatus> {
+    /// SIGTERM, if it still runs.
+    pub fn terminate(&mut self) {
         if self.exited().is_none() {
             // SAFETY: `kill` takes two integers and touches no memory of ours. The child has not been waited for, so
             // its id cannot belong to another process yet.
             unsafe { libc::kill(self.pid as libc::pid_t, libc::SIGTERM) };
         }
+    }
+
+    /// SIGTERM, then SIGKILL when it takes too long. `None` when it had to be killed.
+    pub async fn stop(mut self) -> Option<ExitStatus> {
+        self.terminate();
         match timeout(STOP, self.child.wait()).await {
             Ok(status) => status.ok(),
             Err(_) => {

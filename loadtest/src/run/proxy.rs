@@ -10,6 +10,7 @@ use tokio::time::sleep;
 
 use super::fake::Fake;
 use super::options::Options;
+use super::port::Port;
 use super::proc::Process;
 use crate::http;
 
@@ -22,6 +23,7 @@ pub struct Proxy {
     pub url: String,
     pub process: Process,
     pub log: PathBuf,
+    _port: Port,
 }
 
 impl Proxy {
@@ -33,17 +35,18 @@ impl Proxy {
             Some(path) => path.clone(),
             None => build().await?,
         };
-        let port = free_port()?;
-        let url = format!("ws://127.0.0.1:{port}");
+        let port = Port::reserve()?;
+        let url = format!("ws://127.0.0.1:{}", port.number);
         let config_path = dir.join("config.json");
-        std::fs::write(&config_path, config(options, fake, port)?.to_string())?;
+        std::fs::write(&config_path, config(options, fake, port.number)?.to_string())?;
         let log = dir.join("proxy.log");
         let words = ["--config".as_ref(), config_path.as_os_str()];
         let cert = fake.address.cert.clone().unwrap_or_default();
         let env = [("SSL_CERT_FILE", cert.as_str())];
         let process = Process::start(&binary, words, if cert.is_empty() { &[] } else { &env }, &log)?;
-        let mut proxy = Self { url, process, log };
-        proxy.wait(port).await?;
+        let number = port.number;
+        let mut proxy = Self { url, process, log, _port: port };
+        proxy.wait(number).await?;
         Ok(proxy)
     }
 
@@ -116,9 +119,4 @@ fn config(options: &Options, fake: &Fake, port: u16) -> io::Result<Value> {
         more.into_iter().for_each(|(key, value)| config[key] = value);
     }
     Ok(config)
-}
-
-/// A port that was free a moment ago. Somebody else may take it first; then the proxy says so and the run ends.
-fn free_port() -> io::Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

@@ -1,5 +1,11 @@
 //! What the tests share: a fake Discord in this process, its orders, and waiting without a clock's opinion.
 
+#![allow(dead_code, reason = "each test file uses its own part of it")]
+
+pub mod judged;
+pub mod proxy;
+pub mod raw;
+
 use std::time::Duration;
 
 use loadtest::args::Args;
@@ -10,7 +16,8 @@ use serde_json::Value;
 use tokio::time::{sleep, timeout};
 
 /// How long anything may take on a machine that does other things as well.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(5);
 
 /// Runs `test` on one thread, with a fake Discord that has these options.
 pub fn with_discord<F: Future<Output = ()>>(words: &[&str], test: impl FnOnce(Address) -> F) {
@@ -37,9 +44,19 @@ pub async fn stats(address: &Address) -> Value {
 }
 
 /// Waits until `is_true`; the test's patience is the limit.
-#[allow(dead_code, reason = "not every test file waits")]
 pub async fn until(mut is_true: impl FnMut() -> bool) {
     while !is_true() {
-        sleep(Duration::from_millis(5)).await;
+        sleep(POLL).await;
+    }
+}
+
+/// Waits until the fake Discord's statistics are as `is_true` wants them, and answers them.
+pub async fn stats_until(address: &Address, is_true: impl Fn(&Value) -> bool) -> Value {
+    loop {
+        let stats = stats(address).await;
+        if is_true(&stats) {
+            return stats;
+        }
+        sleep(POLL).await;
     }
 }

@@ -71,10 +71,17 @@ async def check_guilds(bot, stage, check):
     bot.say("guilds")
     await bot.until(lambda: bot.guilds is not None, START_S)
     found = {guild["id"]: in_order(guild) for guild in bot.guilds or []}
-    differ = [[wanted.get(id), found.get(id)] for id in wanted.keys() | found.keys() if wanted.get(id) != found.get(id)]
+    differ = {id: differences(wanted.get(id, {}), found.get(id, {})) for id in wanted.keys() | found.keys()}
+    differ = {id: it for id, it in differ.items() if it}
     outages = sum("unavailable" in guild for guild in wanted.values())
     sentence = f"has all {len(wanted)} guilds in its cache as Discord shows them, {outages} of them in an outage"
     check(sentence, not differ, {"[wanted, found]": differ})
+
+
+def differences(wanted, found):
+    """The keys that differ, each with what was wanted and what was found."""
+    keys = wanted.keys() | found.keys()
+    return {key: [wanted.get(key), found.get(key)] for key in keys if wanted.get(key) != found.get(key)}
 
 
 def in_order(portrait):

@@ -1,0 +1,146 @@
+//! The proxy as a process in front of a fake Discord: started, asked, ended.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use loadtest::client::options::INTENTS;
+use loadtest::discord::Address;
+use loadtest::http;
+use loadtest::run::port::Port;
+use loadtest::run::proc::Process;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::POLL;
+
+/// The proxy's program, which stands beside the tests' own in the target directory.
+pub fn binary() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let path = test.parent().and_then(Path::parent).unwrap().join("shardgate");
+    assert!(path.exists(), "{} was not built: `cargo test --workspace` builds it", path.display());
+    path
+}
+
+/// The backends that this machine allows; of one that it does not, the reason is printed.
+pub fn backends() -> Vec<&'static str> {
+    let is_allowed = |backend: &&str| {
+        let config = json!({"token": "fake", "intents": 1, "shards": 1, "cores": 1, "backend": backend});
+        let check = std::process::Command::new(binary()).arg("--check").env("CONFIG", config.to_string()).output();
+        let check = check.unwrap();
+        if !check.status.success() {
+            println!("skipping {backend}: {}", String::from_utf8_lossy(&check.stderr));
+        }
+        check.status.success()
+    };
+    // Only the ring may be refused: a machine without epoll runs nothing of this.
+    assert!(is_allowed(&"epoll"));
+    ["epoll", "io_uring"].into_iter().filter(is_allowed).collect()
+}
+
+/// Two cores where there are two, so that clients are handed over.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |it| it.get().min(2))
+}
+
+pub struct Proxy {
+    /// `ws://127.0.0.1:PORT`
+    pub url: String,
+    pub process: Process,
+    log: PathBuf,
+    _port: Port,
+}
+
+impl Proxy {
+    /// Starts the proxy in front of `discord`, with more or other keys in its configuration, and waits until all its
+    /// shards are active.
+    pub async fn start(discord: &Address, arguments: &[&str], keys: Value) -> Self {
+        let mut proxy = Self::spawn(discord, arguments, keys);
+        proxy.ready().await;
+        proxy
+    }
+
+    /// Starts it and waits for nothing.
+    pub fn spawn(discord: &Address, arguments: &[&str], keys: Value) -> Self {
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let port = Port::reserve().unwrap();
+        let url = format!("ws://127.0.0.1:{}", port.number);
+        let mut config = json!({
+            "token": "fake",
+            "intents": INTENTS,
+            "bind": "127.0.0.1",
+            "port": port.number,
+            "externally_accessible_url": url,
+            "api_url": discord.rest,
+            "cores": cores(),
+        });
+        keys.as_object().unwrap().iter().for_each(|(key, value)| config[key] = value.clone());
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let name = format!("proxy-{}-{number}.log", std::process::id());
+        let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let config = config.to_string();
+        let mut environment = vec![("CONFIG", config.as_str())];
+        if let Some(cert) = &discord.cert {
+            environment.push(("SSL_CERT_FILE", cert));
+        }
+        let process = Process::start(&binary(), arguments, &environment, &log).unwrap();
+        Self { url, process, log, _port: port }
+    }
+
+    /// Waits until all shards are active.
+    pub async fn ready(&mut self) {
+        while self.page("/readyz").await.0 != 200 {
+            self.check();
+            sleep(POLL).await;
+        }
+    }
+
+    /// Panics with the log when the process has ended.
+    pub fn check(&mut self) {
+        if let Some(status) = self.process.exited() {
+            panic!("the proxy ended, {status}:\n{}", self.log());
+        }
+    }
+
+    /// Status and body of a page; status 0 when nobody listens.
+    pub async fn page(&self, path: &str) -> (u16, String) {
+        let url = format!("{}{path}", self.url.replacen("ws", "http", 1));
+        http::call("GET", &url, "", None).await.unwrap_or_default()
+    }
+
+    /// The value of one line of the metrics, `name{labels}`; `None` when there is no such line.
+    pub async fn metric(&self, line: &str) -> Option<f64> {
+        let (_, page) = self.page("/metrics").await;
+        page.lines().find_map(|it| it.strip_prefix(line)?.trim().parse().ok())
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// How it ends by itself.
+    pub async fn ended(&mut self) -> ExitStatus {
+        loop {
+            if let Some(status) = self.process.exited() {
+                return status;
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// SIGTERM, and a clean end. The proxy itself exits with 1 when it needed more than its 10 s.
+    pub async fn stop(mut self) {
+        self.process.terminate();
+        let status = self.ended().await;
+        assert!(status.success(), "{status}:\n{}", self.log());
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the proxy's log:\n{}", std::fs::read_to_string(&self.log).unwrap_or_default());
+        }
+        std::fs::remove_file(&self.log).ok();
+    }
+}
