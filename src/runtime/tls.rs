@@ -86,3 +86,109 @@ impl Tls {
         self.flush(out)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::{ServerConfig, ServerConnection};
+
+    use super::*;
+
+    /// Both ends of one connection, the handshake done.
+    fn pair() -> (Tls, ServerConnection) {
+        let made = rcgen::generate_simple_self_signed(["gateway.invalid".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let server = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+        let mut tls = Tls::new(Arc::new(client), "gateway.invalid").unwrap();
+        let (mut plain, mut out) = (Vec::new(), Vec::new());
+        tls.flush(&mut out).unwrap();
+        while !out.is_empty() {
+            take_in(&mut server, &out);
+            out.clear();
+            tls.on_bytes(&sent(&mut server), &mut plain, &mut out).unwrap();
+        }
+        assert!(!server.is_handshaking() && plain.is_empty());
+        (tls, server)
+    }
+
+    fn take_in(server: &mut ServerConnection, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            server.read_tls(&mut bytes).unwrap();
+            server.process_new_packets().unwrap();
+        }
+    }
+
+    fn sent(server: &mut ServerConnection) -> Vec<u8> {
+        let mut out = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut out).unwrap();
+        }
+        out
+    }
+
+    #[test]
+    fn what_is_sent_arrives_however_it_was_cut_into_reads() {
+        for step in [1, 7, 1000, usize::MAX] {
+            let (mut tls, mut server) = pair();
+            let text: Vec<u8> = (0..50_000_u32).map(|it| ((it * it) >> 3) as u8).collect();
+            server.set_buffer_limit(None);
+            server.writer().write_all(&text).unwrap();
+            let (mut plain, mut out) = (Vec::new(), Vec::new());
+            for part in sent(&mut server).chunks(step.min(1 << 20)) {
+                tls.on_bytes(part, &mut plain, &mut out).unwrap();
+            }
+            assert!(plain == text, "in steps of {step}");
+            tls.write(&text, &mut out).unwrap();
+            let mut back = Vec::new();
+            for part in out.chunks(4096) {
+                take_in(&mut server, part);
+                let mut got = [0; 65536];
+                while let Ok(len) = server.reader().read(&mut got) {
+                    back.extend_from_slice(&got[..len]);
+                }
+            }
+            assert!(back == text);
+        }
+    }
+
+    #[test]
+    fn bytes_behind_a_close_notify_end_the_connection_and_what_came_before_it_is_kept() {
+        let (mut tls, mut server) = pair();
+        server.writer().write_all(b"last words").unwrap();
+        server.send_close_notify();
+        let mut bytes = sent(&mut server);
+        bytes.extend_from_slice(&[0; 2000]);
+        let (mut plain, mut out) = (Vec::new(), Vec::new());
+        // They may come in the same read or in the next.
+        let first = tls.on_bytes(&bytes, &mut plain, &mut out);
+        let error = first.and_then(|()| tls.on_bytes(&[0; 10], &mut plain, &mut out)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(plain, b"last words");
+    }
+
+    #[test]
+    fn a_record_that_was_tampered_with_is_an_error_and_is_told() {
+        let (mut tls, mut server) = pair();
+        server.writer().write_all(b"words").unwrap();
+        let mut bytes = sent(&mut server);
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        let (mut plain, mut out) = (Vec::new(), Vec::new());
+        assert!(tls.on_bytes(&bytes, &mut plain, &mut out).is_err());
+        assert!(plain.is_empty() && !out.is_empty(), "an alert goes out");
+    }
+}

@@ -20,6 +20,8 @@ pub struct Client {
     pub epoch: u64,
     /// READY's guilds that have not come yet.
     guilds_due: Vec<String>,
+    /// Those that were answered with an outage: Discord had not sent them, and will.
+    unavailable: Vec<String>,
     got_ready: bool,
     pub last_message: Option<u64>,
     /// The number that the first message after the snapshot must have.
@@ -43,6 +45,7 @@ impl Client {
             last_sequence: 0,
             epoch: 0,
             guilds_due: Vec::new(),
+            unavailable: Vec::new(),
             got_ready: false,
             last_message: None,
             first_message: None,
@@ -115,11 +118,15 @@ impl Client {
                     d["guilds"].as_array().unwrap().iter().map(|it| it["id"].as_str().unwrap().to_owned()).collect();
             }
             "GUILD_CREATE" => {
-                let at = self.guilds_due.iter().position(|it| d["id"] == it.as_str());
-                assert!(at.is_some(), "a guild came twice, or was not in READY");
-                self.guilds_due.remove(at.unwrap());
+                let id = take(&mut self.guilds_due, &d["id"]).or_else(|| take(&mut self.unavailable, &d["id"]));
+                assert!(id.is_some(), "a guild came twice, or was not in READY");
                 assert_eq!(d["unavailable"], false);
                 self.versions[guild_of(&d["id"])] = d["version"].as_u64();
+            }
+            "GUILD_DELETE" => {
+                assert_eq!(d["unavailable"], true);
+                let id = take(&mut self.guilds_due, &d["id"]).expect("only a guild of READY is announced as not there");
+                self.unavailable.push(id);
             }
             _ => {
                 assert!(self.guilds_due.is_empty(), "{name} came into the guild stream");
@@ -159,6 +166,11 @@ impl Client {
             other => panic!("unexpected {other}"),
         }
     }
+}
+
+fn take(ids: &mut Vec<String>, id: &Value) -> Option<String> {
+    let at = ids.iter().position(|it| id == it.as_str())?;
+    Some(ids.swap_remove(at))
 }
 
 fn guild_of(id: &Value) -> usize {

@@ -24,6 +24,7 @@ struct Session {
 /// What one connection has come to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Connection {
+    Opened,
     Greeted,
     Live,
     Dead,
@@ -41,6 +42,10 @@ pub struct Discord {
     /// How often the proxy had no choice but to IDENTIFY: once at first, and whenever the session was taken away.
     pub sessions_taken: u64,
     pub last_identify: Option<Duration>,
+    /// The proxy has received READY of this session: a session that it never heard of it cannot resume.
+    pub ready_arrived: bool,
+    /// Until then every RESUME and IDENTIFY is answered with op 9.
+    pub storm_until: Duration,
 }
 
 impl Discord {
@@ -54,6 +59,8 @@ impl Discord {
             identifies: 0,
             sessions_taken: 1,
             last_identify: None,
+            ready_arrived: false,
+            storm_until: Duration::ZERO,
         }
     }
 
@@ -74,6 +81,11 @@ impl Discord {
         )]
     }
 
+    /// The WebSocket is open; HELLO may follow.
+    pub fn on_open(&mut self) {
+        self.connection = Connection::Opened;
+    }
+
     /// The connection is gone, in whatever way.
     pub fn on_connection_lost(&mut self) {
         self.connection = Connection::Dead;
@@ -89,6 +101,10 @@ impl Discord {
     /// One payload of the proxy.
     pub fn on_payload(&mut self, now: Duration, payload: &[u8], drop_ack: bool) -> Vec<Out> {
         let payload: Value = serde_json::from_slice(payload).expect("the proxy sends JSON");
+        if self.connection == Connection::Dead {
+            // It was under way when the connection ended.
+            return vec![];
+        }
         match payload["op"].as_u64() {
             Some(1) if drop_ack => vec![],
             Some(1) => vec![Out::Payload(br#"{"t":null,"s":null,"op":11,"d":null}"#.to_vec())],
@@ -106,10 +122,15 @@ impl Discord {
         }
         self.last_identify = Some(now);
         self.identifies += 1;
-        if self.session.is_some() {
-            self.sessions_taken += 1; // it had one and let it go: `World` asserts that this never happens
-            panic!("an IDENTIFY was spent although the session could have been resumed");
+        if now < self.storm_until {
+            self.sessions_taken += 1;
+            return vec![Out::Payload(br#"{"t":null,"s":null,"op":9,"d":false}"#.to_vec())];
         }
+        if self.session.is_some() {
+            assert!(!self.ready_arrived, "an IDENTIFY was spent although the session could have been resumed");
+            self.sessions_taken += 1;
+        }
+        self.ready_arrived = false;
         let id = format!("upstream-{}", self.next_session);
         self.next_session += 1;
         self.session = Some(Session { id: id.clone(), sequence: 0, buffer: Vec::new() });

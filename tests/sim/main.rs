@@ -1,11 +1,12 @@
-//! Seeded simulation of one shard: the real state machines between a scripted Discord and scripted clients, on a clock that
+//! Seeded simulation of one shard beside another that shares its budget: the real state machines between a scripted Discord and scripted clients, on a clock that
 //! jumps to the next deadline.
 //!
-//! The seed picks everything: cuts, half-open connections, lost ACKs, op 7, op 9, close codes, refused hosts, slow clients, clients
+//! The seed picks everything: cuts, half-open connections, lost ACKs, op 7, op 9 and storms of it, close codes, refused hosts, slow clients, clients
 //! that leave with bytes in flight and come back. `SIM_SEEDS=10000` runs more of them, `SIM_SEED=n` one again, with its history.
 
 mod client;
 mod discord;
+mod neighbour;
 mod world;
 
 use world::World;
@@ -34,6 +35,7 @@ fn every_client_sees_every_event_once_in_order_whatever_breaks() {
     println!("{seeds} seeds: {totals:?}");
     // A simulation in which nothing happens proves nothing.
     assert!(totals.dispatches > 100 * seeds && totals.client_resumes > seeds && totals.upstream_resumes > seeds);
+    assert!(totals.takeovers > seeds / 2 && totals.storms > seeds / 4);
     assert!(totals.op9_by_discord > seeds / 4 && totals.fell_off > 0 && totals.chunks > 0);
 }
 

@@ -9,12 +9,13 @@ use shardgate::session::identify::IdentifyQueue;
 use shardgate::session::payload::{self, ClientPayload, Identify, Resume, Token};
 use shardgate::session::upstream::{Status, UpstreamSettings};
 use shardgate::shard::group::{Group, LogBudget};
-use shardgate::shard::seat::Pumped;
+use shardgate::shard::seat::{Pumped, SeatKey};
 use shardgate::shard::{Action, ResumeRefused, Shard, ShardSettings};
 use shardgate::wire::{CloseCode, Compression, ShardId};
 
 use crate::client::Client;
 use crate::discord::{Discord, GUILDS, Out};
+use crate::neighbour::Neighbour;
 
 const CLIENTS: usize = 3;
 /// Trouble until here, then peace, in which everything must come right.
@@ -23,6 +24,9 @@ const TRAFFIC_ENDS: Duration = Duration::from_secs(240);
 /// Clients that are away come back here at the latest.
 const RETURN_AT: Duration = Duration::from_secs(360);
 const END: Duration = Duration::from_secs(480);
+
+/// How long Discord answers every RESUME and IDENTIFY with op 9, when it does.
+const STORM_MAX: Duration = Duration::from_secs(40);
 
 /// What happens at a moment. `usize`: the number of a connection; what belongs to an old one is void.
 #[derive(Debug)]
@@ -48,6 +52,8 @@ pub struct Totals {
     pub op9_by_discord: u64,
     pub fell_off: u64,
     pub chunks: u64,
+    pub takeovers: u64,
+    pub storms: u64,
 }
 
 impl Totals {
@@ -58,6 +64,8 @@ impl Totals {
         self.op9_by_discord += other.op9_by_discord;
         self.fell_off += other.fell_off;
         self.chunks += other.chunks;
+        self.takeovers += other.takeovers;
+        self.storms += other.storms;
     }
 }
 
@@ -85,6 +93,9 @@ pub struct World {
     /// The number of the last message that the proxy has received in this session of Discord's.
     last_message: Option<u64>,
     tight: bool,
+    /// Seats whose connection a client has left for a new one that could not RESUME them.
+    abandoned: Vec<SeatKey>,
+    neighbour: Neighbour,
     totals: Totals,
 }
 
@@ -98,10 +109,10 @@ impl World {
             bytes: if tight { 8 * 1024 } else { 64 << 20 },
             keep: Duration::from_secs(if tight { 60 } else { 3600 }),
         };
-        let settings = ShardSettings {
+        let settings = |shard| ShardSettings {
             upstream: UpstreamSettings {
-                shard: ShardId(0),
-                shard_count: 1,
+                shard: ShardId(shard),
+                shard_count: 2,
                 token: "secret".to_owned(),
                 intents: 1,
                 presence: None,
@@ -111,14 +122,14 @@ impl World {
             cache: CacheFlags::default(),
             externally_accessible_url: "ws://localhost:7878".to_owned(),
         };
-        let shard = Shard::new(settings, rng.u64(..), origin);
+        let shards = (0..2).map(|it| Shard::new(settings(it), rng.u64(..), origin)).collect();
+        let mut group = Group::new(shards, budget);
         let mut world = Self {
             chatty,
             origin,
             now: Duration::ZERO,
             agenda: BTreeMap::new(),
             next: 0,
-            group: Group::new(vec![shard], budget),
             queue: IdentifyQueue::new(1, 1000, 1000, Duration::from_secs(86_400), origin),
             discord: Discord::new(),
             connection: 0,
@@ -129,6 +140,9 @@ impl World {
             epoch: 0,
             last_message: None,
             tight,
+            abandoned: Vec::new(),
+            neighbour: Neighbour::begin(&mut group.shards[1], origin),
+            group,
             totals: Totals::default(),
             rng,
         };
@@ -146,7 +160,8 @@ impl World {
         self.turn();
         while self.now < END {
             let next = self.agenda.first_key_value().map_or(END, |(key, _)| key.0);
-            let shard = self.group.shards[0].due().map_or(END, |it| it.saturating_duration_since(self.origin));
+            let shard = self.group.shards.iter().filter_map(Shard::due).min();
+            let shard = shard.map_or(END, |it| it.saturating_duration_since(self.origin));
             let queue = self.queue.due().map_or(END, |it| it.saturating_duration_since(self.origin));
             self.now = self.now.max(next.min(shard).min(queue).min(END));
             if next <= self.now
@@ -155,8 +170,10 @@ impl World {
                 self.happen(happening);
             }
             let instant = self.instant();
-            if self.group.shards[0].due().is_some_and(|it| it <= instant) {
-                self.group.shards[0].on_timeout(instant);
+            for shard in &mut self.group.shards {
+                if shard.due().is_some_and(|it| it <= instant) {
+                    shard.on_timeout(instant);
+                }
             }
             self.turn();
         }
@@ -171,10 +188,12 @@ impl World {
 
     fn check_the_end(&mut self) {
         assert_eq!(self.group.shards[0].status(), Status::Active, "the shard did not recover");
+        assert!(self.abandoned.is_empty(), "{:?} are still held open", self.abandoned);
         assert!(self.discord.identifies <= self.discord.sessions_taken, "an IDENTIFY was wasted");
         for client in &self.clients {
             assert!(client.has_snapshot(), "client {} has no state", client.number);
             assert_eq!(client.versions, self.discord.versions.map(Some), "client {} knows old guilds", client.number);
+            assert!(client.seat.is_some(), "client {} has no seat", client.number);
             assert!(!client.resuming, "client {}'s RESUME was not answered", client.number);
             if let Some(last) = client.last_message {
                 assert_eq!(last, self.discord.messages, "client {} misses messages", client.number);
@@ -219,6 +238,7 @@ impl World {
             Happening::Opened(connection) if connection == self.connection && !self.proxy_closed => {
                 self.say(|| format!("connection {connection} opens"));
                 self.group.shards[0].on_open(instant);
+                self.discord.on_open();
                 if self.troubled() && self.chance(5) {
                     self.send_to_proxy(vec![
                         Out::Payload(br#"{"t":null,"s":null,"op":7,"d":null}"#.to_vec()),
@@ -276,6 +296,7 @@ impl World {
             Some("MESSAGE_CREATE") => self.last_message = value["d"]["n"].as_u64(),
             Some("READY") => {
                 self.epoch += 1;
+                self.discord.ready_arrived = true;
                 self.last_message = None;
             }
             _ => {}
@@ -286,6 +307,8 @@ impl World {
         if self.now >= TRAFFIC_ENDS {
             return;
         }
+        let (instant, len) = (self.instant(), self.rng.usize(..2000));
+        self.neighbour.hear(&mut self.group.shards[1], instant, len);
         for _ in 0..self.rng.u32(1..6) {
             let out = if self.chance(70) {
                 self.discord.message()
@@ -303,7 +326,7 @@ impl World {
         if !self.troubled() {
             return;
         }
-        let kind = self.rng.u8(..10);
+        let kind = self.rng.u8(..11);
         self.say(|| format!("trouble {kind}"));
         match kind {
             0 | 1 => self.cut(None),
@@ -336,6 +359,12 @@ impl World {
             }
             8 if self.discord.is_live() => {
                 self.send_to_proxy(vec![Out::Payload(br#"{"t":null,"s":null,"op":1,"d":null}"#.to_vec())]);
+            }
+            10 => {
+                self.discord.storm_until = self.now + Duration::from_secs_f64(STORM_MAX.as_secs_f64() * self.rng.f64());
+                self.discord.take_session();
+                self.totals.storms += 1;
+                self.cut(Some(CloseCode::UNKNOWN_ERROR));
             }
             _ => {}
         }
@@ -379,6 +408,7 @@ impl World {
         while let Some(action) = self.group.shards[0].poll(instant) {
             self.act(action);
         }
+        Neighbour::turn(&mut self.group.shards[1], instant);
         while let Some((_, not_before)) = self.queue.poll(instant) {
             self.at(self.now, Happening::Turn(not_before));
         }
@@ -434,7 +464,10 @@ impl World {
                 let delay = self.millis(0..3000);
                 self.at(self.now + delay, Happening::Client(client));
             }
-            Action::Disconnect(..) => panic!("no client resumes a session that is in use here"),
+            Action::Disconnect(key, _) => {
+                let at = self.abandoned.iter().position(|it| *it == key).expect("only who was left is disconnected");
+                self.abandoned.swap_remove(at);
+            }
             Action::Stopped(code) => panic!("no fatal code was sent, yet the shard stopped with {code}"),
         }
     }
@@ -445,7 +478,8 @@ impl World {
         if self.clients[client].seat.is_none() {
             self.client_connects(client);
         } else if self.troubled() {
-            match self.rng.u8(..6) {
+            match self.rng.u8(..7) {
+                6 => self.client_takes_over(client),
                 0 | 1 => self.client_drops(client),
                 2 => self.client_ends(client),
                 3 => self.clients[client].paused_until = self.now + self.millis(100..20_000),
@@ -495,7 +529,7 @@ impl World {
     fn client_identifies(&mut self, client: usize) {
         self.say(|| format!("client {client} identifies"));
         let entropy = self.rng.u128(..).to_le_bytes()[..12].try_into().unwrap();
-        let identify = Identify { token: Token("secret".to_owned()), shard: None, intents: 1, compress: false };
+        let identify = Identify { token: Token("secret".to_owned()), shard: Some([0, 2]), intents: 1, compress: false };
         let seated_at_once = self.epoch > 0 && self.group.shards[0].is_settled();
         let it = &mut self.clients[client];
         it.forget();
@@ -508,13 +542,35 @@ impl World {
 
     /// The connection breaks, and of what was sent last only a part arrives.
     fn client_drops(&mut self, client: usize) {
-        let instant = self.instant();
+        if let Some(key) = self.client_loses_touch(client) {
+            let instant = self.instant();
+            self.group.shards[0].leave(instant, key, false);
+        }
+    }
+
+    /// The client has given its connection up and comes back on another before the proxy knows.
+    fn client_takes_over(&mut self, client: usize) {
+        let Some(key) = self.client_loses_touch(client) else { return };
+        if self.clients[client].session_id.is_none() {
+            let instant = self.instant();
+            return self.group.shards[0].leave(instant, key, false);
+        }
+        self.abandoned.push(key);
+        self.client_connects(client);
+        self.totals.takeovers += 1;
+        if self.clients[client].seat == Some(key) {
+            self.abandoned.retain(|it| *it != key);
+        }
+    }
+
+    fn client_loses_touch(&mut self, client: usize) -> Option<SeatKey> {
         let key = self.clients[client].seat.expect("only a seated client drops");
         let mut bytes = Vec::new();
         let room = self.rng.usize(1..4000);
         let it = &mut self.clients[client];
         if self.group.shards[0].pump(key, &mut it.encoder, &mut bytes, room) == Pumped::FellOff {
-            return self.on_fell_off(client);
+            self.on_fell_off(client);
+            return None;
         }
         let arrived = self.rng.usize(..=bytes.len());
         let began = it.last_sequence == 0;
@@ -525,7 +581,7 @@ impl World {
         it.seat = None;
         it.resuming = false;
         self.say(|| format!("client {client} drops, {arrived} of {} bytes arrive", bytes.len()));
-        self.group.shards[0].leave(instant, key, false);
+        Some(key)
     }
 
     fn client_ends(&mut self, client: usize) {

@@ -1,0 +1,202 @@
+//! What one dispatch costs a shard: taken in, kept, and written to its clients; and what RESUME costs. Without sockets.
+//!
+//! Sizes are those of `style.md`'s bench list: a 200-byte typing event, a message of 1 KiB, a guild of 1 MiB.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use shardgate::cache::CacheFlags;
+use shardgate::session::payload::{Identify, Resume, Token};
+use shardgate::session::upstream::UpstreamSettings;
+use shardgate::shard::group::{Group, LogBudget};
+use shardgate::shard::log::{Audience, Log};
+use shardgate::shard::seat::SeatKey;
+use shardgate::shard::{Shard, ShardSettings};
+use shardgate::wire::{Compression, Encoder, ShardId};
+
+/// The log's budget: the benches run long enough to reach it, as a proxy does.
+const LOG_BYTES: usize = 16 << 20;
+const REPLAYED: u64 = 1000;
+
+/// A live shard and its clients, READY taken.
+struct Stage {
+    group: Group,
+    clients: Vec<(SeatKey, Encoder)>,
+    now: Instant,
+    sequence: u64,
+    out: Vec<u8>,
+}
+
+impl Stage {
+    #[expect(clippy::disallowed_methods, reason = "an Instant has no other constructor")]
+    fn new(clients: usize) -> Self {
+        let now = Instant::now();
+        let settings = ShardSettings {
+            upstream: UpstreamSettings {
+                shard: ShardId(0),
+                shard_count: 1,
+                token: "secret".to_owned(),
+                intents: 1,
+                presence: None,
+                gateway_url: "ws://gateway.invalid".to_owned(),
+                compression: Compression::None,
+            },
+            cache: CacheFlags::default(),
+            externally_accessible_url: "ws://localhost:7878".to_owned(),
+        };
+        let mut shard = Shard::new(settings, 1, now);
+        shard.on_timeout(now);
+        shard.on_turn(now, now);
+        shard.on_open(now);
+        for payload in [
+            r#"{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":41250}}"#,
+            r#"{"t":"READY","s":1,"op":0,"d":{"session_id":"a","user":{"id":"1"},"guilds":[]}}"#,
+        ] {
+            shard.on_payload(now, payload.as_bytes()).unwrap();
+        }
+        while shard.poll(now).is_some() {}
+        let budget = LogBudget { bytes: LOG_BYTES, keep: Duration::from_secs(3600) };
+        let mut stage =
+            Self { group: Group::new(vec![shard], budget), clients: Vec::new(), now, sequence: 1, out: Vec::new() };
+        for n in 0..clients {
+            let identify = Identify { token: Token("secret".to_owned()), shard: None, intents: 1, compress: false };
+            let key = stage.group.shards[0].identify(&identify, [n as u8; 12]).unwrap();
+            stage.clients.push((key, Encoder::new(Compression::None)));
+        }
+        stage.pump();
+        stage
+    }
+
+    /// One dispatch in, and to every client; the log stays within its budget.
+    fn turn(&mut self, dispatch: &mut Numbered) {
+        self.sequence += 1;
+        let payload = dispatch.with(self.sequence);
+        self.group.shards[0].on_payload(self.now, payload).unwrap();
+        self.pump();
+        self.group.trim_to_budget();
+    }
+
+    fn pump(&mut self) {
+        for (key, encoder) in &mut self.clients {
+            self.out.clear();
+            self.group.shards[0].pump(*key, encoder, &mut self.out, usize::MAX / 2);
+            black_box(&self.out);
+        }
+    }
+}
+
+/// A dispatch whose sequence number can be set; it always has ten digits.
+struct Numbered {
+    payload: Vec<u8>,
+    at: usize,
+}
+
+impl Numbered {
+    fn new(name: &str, d: &str) -> Self {
+        let head = format!(r#"{{"t":"{name}","s":"#);
+        Self { at: head.len(), payload: format!(r#"{head}1000000000,"op":0,"d":{d}}}"#).into_bytes() }
+    }
+
+    fn with(&mut self, sequence: u64) -> &[u8] {
+        let digits = (1_000_000_000 + sequence).to_string();
+        self.payload[self.at..self.at + digits.len()].copy_from_slice(digits.as_bytes());
+        &self.payload
+    }
+}
+
+fn typing() -> Numbered {
+    Numbered::new(
+        "TYPING_START",
+        r#"{"user_id":"100000000000000001","timestamp":1700000000,"member":{"user":{"id":"100000000000000001"}},"channel_id":"200000000000000001","guild_id":"300000000000000001"}"#,
+    )
+}
+
+fn message() -> Numbered {
+    let content = "a word or two ".repeat(60);
+    Numbered::new(
+        "MESSAGE_CREATE",
+        &format!(
+            r#"{{"id":"1","channel_id":"2","guild_id":"3","author":{{"id":"4"}},"content":"{content}","tts":false,"type":0}}"#
+        ),
+    )
+}
+
+fn guild() -> Numbered {
+    let role =
+        |n: usize| format!(r#"{{"id":"{}","name":"role {n}","permissions":"0","color":0,"position":{n}}}"#, 1000 + n);
+    let channel = |n: usize| {
+        format!(r#"{{"id":"{}","name":"channel {n}","type":0,"topic":"{}"}}"#, 9000 + n, "words ".repeat(150))
+    };
+    let roles: Vec<_> = (0..200).map(role).collect();
+    let channels: Vec<_> = (0..1080).map(channel).collect();
+    let (roles, channels) = (roles.join(","), channels.join(","));
+    Numbered::new(
+        "GUILD_CREATE",
+        &format!(
+            r#"{{"id":"3","unavailable":false,"name":"guild","roles":[{roles}],"channels":[{channels}],"members":[]}}"#
+        ),
+    )
+}
+
+fn dispatch(c: &mut Criterion) {
+    for (name, make) in [("typing", typing as fn() -> Numbered), ("message", message), ("guild", guild)] {
+        let mut benches = c.benchmark_group(format!("dispatch/{name}"));
+        let mut payload = make();
+        benches.throughput(Throughput::Bytes(payload.payload.len() as u64));
+        for clients in [0, 1, 4] {
+            let mut stage = Stage::new(clients);
+            benches.bench_function(format!("{clients} clients"), |b| b.iter(|| stage.turn(&mut payload)));
+        }
+    }
+}
+
+fn append(c: &mut Criterion) {
+    #[expect(clippy::disallowed_methods, reason = "an Instant has no other constructor")]
+    let now = Instant::now();
+    let mut benches = c.benchmark_group("log");
+    for (name, len) in [("200 B", 200), ("1 KiB", 1024)] {
+        let mut log = Log::default();
+        let tail = vec![b'x'; len];
+        benches.throughput(Throughput::Bytes(len as u64));
+        benches.bench_function(format!("append/{name}"), |b| {
+            b.iter(|| {
+                if log.bytes() > LOG_BYTES {
+                    log.drop_oldest();
+                }
+                log.append(now, br#"{"t":"MESSAGE_CREATE","s":"#, &[&tail], Audience::Everyone)
+            })
+        });
+    }
+}
+
+fn replay(c: &mut Criterion) {
+    let mut stage = Stage::new(1);
+    let mut payload = message();
+    for _ in 0..REPLAYED {
+        stage.turn(&mut payload);
+    }
+    let key = stage.clients[0].0;
+    let session_id = stage.group.shards[0].session_id(key).unwrap().to_owned();
+    let resume = Resume { token: Token("secret".to_owned()), session_id, seq: 1 };
+    let mut benches = c.benchmark_group("resume");
+    benches.throughput(Throughput::Elements(REPLAYED));
+    for compression in [Compression::None, Compression::Zlib] {
+        let shard = &mut stage.group.shards[0];
+        benches.bench_function(format!("replay 1000/{compression:?}"), |b| {
+            b.iter_batched(
+                || Encoder::new(compression),
+                |mut encoder| {
+                    let key = shard.resume(&resume).unwrap();
+                    stage.out.clear();
+                    shard.pump(key, &mut encoder, &mut stage.out, usize::MAX / 2);
+                    black_box(stage.out.len())
+                },
+                BatchSize::SmallInput,
+            )
+        });
+    }
+}
+
+criterion_group!(benches, dispatch, append, replay);
+criterion_main!(benches);
