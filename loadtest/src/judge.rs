@@ -187,6 +187,11 @@ impl Judge {
         self.session.is_some() && self.guilds_pending.is_empty()
     }
 
+    /// Whether a request for members is not answered in full yet.
+    pub fn awaits_chunks(&self) -> bool {
+        !self.chunks.is_empty()
+    }
+
     /// Whether all traffic up to `last` was accounted for, and every request for members answered.
     pub fn has_all(&self, last: u64) -> bool {
         self.counters.has_reached(last) && self.chunks.is_empty()

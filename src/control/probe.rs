@@ -8,12 +8,12 @@
 use std::fs;
 use std::io;
 
-use io_uring::{IoUring, Probe, opcode};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::config::{BackendWanted, CoresWanted};
 use super::keys::Refusal;
 use crate::runtime::settings::Backend;
+use crate::runtime::uring;
 
 /// Upstream connections and one client for each shard, and twice the clients while a deploy overlaps.
 const FILES_PER_SHARD: u64 = 3;
@@ -32,7 +32,7 @@ pub enum Ring {
     Forbidden,
     /// ENOSYS: the kernel, or a sandbox in its place, has none.
     Absent,
-    /// It opens, but lacks multishot receive (Linux 6.0).
+    /// It opens, but lacks what the backend is built on (Linux 6.1).
     TooOld,
     /// ENOMEM: the memlock limit.
     MemlockTooLow,
@@ -50,12 +50,12 @@ impl Ring {
             }
             Self::Forbidden => {
                 "io_uring is forbidden, most likely by the container's seccomp profile; remedy: run the \
-                container with --security-opt seccomp=tuning/seccomp.json"
+                container with --security-opt seccomp=PROFILE, made as tuning/README.md says"
                     .into()
             }
-            Self::Absent => format!("this kernel ({kernel}) has no io_uring; remedy: Linux 6.0 or newer"),
+            Self::Absent => format!("this kernel ({kernel}) has no io_uring; remedy: Linux 6.1 or newer"),
             Self::TooOld => {
-                format!("the io_uring of this kernel ({kernel}) has no multishot receive; remedy: Linux 6.0 or newer")
+                format!("the io_uring of this kernel ({kernel}) is too old; remedy: Linux 6.1 or newer")
             }
             Self::MemlockTooLow => "the limit of locked memory is too low for io_uring; remedy: ulimit -l unlimited, \
                 LimitMEMLOCK=infinity in a systemd unit, or --ulimit memlock=-1 for a container"
@@ -155,16 +155,11 @@ impl Machine {
     }
 }
 
+/// Makes a small ring of the very kind that a core makes.
 fn probe_ring(disabled_by_sysctl: bool) -> Ring {
-    let ring: IoUring = match IoUring::builder().build(8) {
-        Ok(ring) => ring,
-        Err(error) => return judge_errno(error.raw_os_error().unwrap_or_default(), disabled_by_sysctl),
-    };
-    let mut probe = Probe::new();
-    match ring.submitter().register_probe(&mut probe) {
-        // Multishot receive has no number of its own to ask for; it came with 6.0, as zero-copy send did.
-        Ok(()) if probe.is_supported(opcode::SendZc::CODE) => Ring::Works,
-        Ok(()) => Ring::TooOld,
+    match uring::Ring::new(1, 4096) {
+        Ok(_) => Ring::Works,
+        Err(error) if error.kind() == io::ErrorKind::Unsupported && error.raw_os_error().is_none() => Ring::TooOld,
         Err(error) => judge_errno(error.raw_os_error().unwrap_or_default(), disabled_by_sysctl),
     }
 }

@@ -1,6 +1,6 @@
 //! A core's table of connections, by token.
 
-use super::client::{Client, Phase};
+use super::client::Client;
 use super::net::Token;
 
 /// Whose bytes arrive at a token.
@@ -22,6 +22,8 @@ enum Slot {
 pub struct Conns {
     slots: Vec<Slot>,
     clients: usize,
+    /// Of them, those in the table that have no seat.
+    greeting: usize,
     blocked: Vec<Token>,
 }
 
@@ -31,7 +33,10 @@ impl Conns {
         if at >= self.slots.len() {
             self.slots.resize_with(at + 1, || Slot::Free);
         }
-        self.clients += usize::from(matches!(conn, Conn::Client(_)));
+        if let Conn::Client(client) = &conn {
+            self.clients += 1;
+            self.greeting += usize::from(client.seated.is_none());
+        }
         self.slots[at] = Slot::Used(token, conn);
     }
 
@@ -48,8 +53,9 @@ impl Conns {
             return None;
         }
         let Slot::Used(_, conn) = std::mem::replace(slot, Slot::Free) else { return None };
-        if matches!(conn, Conn::Client(_)) {
+        if let Conn::Client(client) = &conn {
             self.clients -= 1;
+            self.greeting -= usize::from(client.seated.is_none());
         }
         Some(conn)
     }
@@ -61,7 +67,10 @@ impl Conns {
             return None;
         }
         match std::mem::replace(slot, Slot::Taken(token)) {
-            Slot::Used(_, Conn::Client(client)) => Some(client),
+            Slot::Used(_, Conn::Client(client)) => {
+                self.greeting -= usize::from(client.seated.is_none());
+                Some(client)
+            }
             _ => None,
         }
     }
@@ -69,6 +78,7 @@ impl Conns {
     pub fn put_back(&mut self, token: Token, client: Box<Client>) {
         let slot = &mut self.slots[token.slot()];
         debug_assert!(matches!(slot, Slot::Taken(taken) if *taken == token));
+        self.greeting += usize::from(client.seated.is_none());
         *slot = Slot::Used(token, Conn::Client(client));
     }
 
@@ -94,10 +104,9 @@ impl Conns {
         self.clients
     }
 
-    /// Connections whose request or IDENTIFY has not come yet. A walk over the table: for reports.
+    /// Connections whose request or IDENTIFY has not come yet, one that is taken out not counted.
     pub fn greeting(&self) -> usize {
-        let greets = |it: &&Slot| matches!(it, Slot::Used(_, Conn::Client(client)) if client.seated.is_none() && !matches!(client.phase, Phase::Page(_)));
-        self.slots.iter().filter(greets).count()
+        self.greeting
     }
 
     /// The client's outbox is full: `blocked` will name it once a second.

@@ -224,6 +224,10 @@ impl Net for Epoll {
         self.table.pending(token)
     }
 
+    fn await_drained(&mut self, token: Token) {
+        self.table.await_drained(token);
+    }
+
     fn set_reading(&mut self, token: Token, reading: bool) {
         self.table.set_reading(token, reading);
     }

@@ -5,6 +5,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustls::ClientConfig;
 
@@ -75,6 +76,8 @@ pub struct Link {
     /// The socket, once there is one.
     pub token: Option<Token>,
     pub url: GatewayUrl,
+    /// While connecting: when the address that is being tried makes way for the next.
+    pub next_address_at: Option<Instant>,
     path_and_query: String,
     /// Addresses not tried yet.
     addresses: Vec<SocketAddr>,
@@ -104,6 +107,7 @@ impl Link {
         Ok(Self {
             token: None,
             url: parsed,
+            next_address_at: None,
             path_and_query,
             addresses: Vec::new(),
             phase: Phase::Resolving,
@@ -125,7 +129,12 @@ impl Link {
     /// The next address to try; `None` when all have failed.
     pub fn next_address(&mut self) -> Option<SocketAddr> {
         self.phase = Phase::Connecting;
+        self.next_address_at = None;
         self.addresses.pop()
+    }
+
+    pub fn has_more_addresses(&self) -> bool {
+        !self.addresses.is_empty()
     }
 
     /// Whether TCP is not open yet, so that another address may be tried.
@@ -136,6 +145,7 @@ impl Link {
     /// TCP is open: begin TLS and the upgrade.
     pub fn on_connected(&mut self, out: &mut Vec<u8>) -> Result<(), LinkError> {
         self.addresses.clear();
+        self.next_address_at = None;
         self.phase = Phase::Upgrading { unread: Vec::new() };
         let request = http::upgrade_request(&self.url.host_header(), &self.path_and_query, self.nonce);
         self.write(&request, out)

@@ -44,7 +44,7 @@ pub enum Event {
     Connected(Token),
     /// Bytes arrived: one or more. Drop the chunk before the next turn: it is a receive buffer.
     Read(Token, Chunk),
-    /// The outbox ran empty after having been held up by a full socket buffer.
+    /// The outbox ran empty after having been held up by a full socket buffer, or after `await_drained`.
     Drained(Token),
     /// The other side closed, the connect failed, or the connection broke; everything that had arrived before was
     /// reported. The token is dead when this arrives and the socket is closed; unsent bytes are gone. `None`: orderly end of
@@ -78,6 +78,8 @@ pub trait Net: Sized {
     fn queue(&mut self, token: Token) -> &mut Vec<u8>;
     /// Bytes in the outbox that the kernel has not taken yet; 0 for a token that is not known any more.
     fn pending(&self, token: Token) -> usize;
+    /// Report `Drained` once when the outbox, which is not empty now, has run empty: also when the kernel takes it all at once.
+    fn await_drained(&mut self, token: Token);
     /// Stop or resume reading (back-pressure); events already collected are still reported. While reading is stopped, an
     /// end of stream is not seen, and a broken connection only when something is sent: then bytes not read yet are gone.
     fn set_reading(&mut self, token: Token, reading: bool);

@@ -199,6 +199,13 @@ impl<K: Default> Table<K> {
         self.get(token).filter(|it| it.is_callers()).map_or(0, |it| it.outbox.pending())
     }
 
+    pub fn await_drained(&mut self, token: Token) {
+        // What is empty does not run empty. (A broken socket is, whatever was queued: `Closed` follows.)
+        if let Some(socket) = self.get_mut(token).filter(|it| it.is_callers() && it.outbox.pending() > 0) {
+            socket.held_up = true;
+        }
+    }
+
     pub fn set_reading(&mut self, token: Token, reading: bool) {
         let Some(socket) = self.get_mut(token).filter(|it| it.is_callers()) else { return };
         socket.reading = reading;

@@ -39,7 +39,10 @@ impl Tls {
     /// On an error an alert for the other side may have been appended to `out`.
     pub fn on_bytes(&mut self, mut cipher: &[u8], plain: &mut Vec<u8>, out: &mut Vec<u8>) -> io::Result<()> {
         while !cipher.is_empty() {
-            self.connection.read_tls(&mut cipher)?;
+            if self.connection.read_tls(&mut cipher)? == 0 {
+                // After its close_notify nothing is read any more, whatever still comes.
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "TLS was closed by the other side"));
+            }
             let state = self.connection.process_new_packets();
             let pending = match state {
                 Ok(state) => state.plaintext_bytes_to_read(),

@@ -9,6 +9,8 @@ pub mod commands;
 pub mod heart;
 pub mod identify;
 pub mod payload;
+#[doc(hidden)]
+pub mod properties;
 mod raw;
 pub mod requests;
 pub mod upstream;

@@ -195,7 +195,10 @@ impl Shard {
         for seat in std::mem::take(&mut self.seats) {
             if matches!(seat.phase, Phase::Waiting) {
                 self.seats.push(seat);
-            } else if seat.connected {
+                continue;
+            }
+            self.commands.drop_client(seat.key.0);
+            if seat.connected {
                 self.actions.push_back(Action::InvalidSession(seat.key));
             }
         }
@@ -514,3 +517,6 @@ pub fn shard_of_session(id: &str) -> Option<u32> {
     let mask = u32::from_str_radix(&id[8..16], 16).ok()?;
     Some(hidden ^ mask)
 }
+
+#[cfg(test)]
+mod tests;

@@ -111,7 +111,9 @@ impl Seat {
 
     /// Puts the cursor behind `sequence`. False when what followed it is no longer known.
     pub fn rewind(&mut self, sequence: u64, log: &Log) -> bool {
-        let Some(index) = self.runs.index_after(sequence) else { return false };
+        // Who has everything goes on at the cursor: between it and the last dispatch there were only others', which may be gone.
+        let index = if sequence == self.last_sequence() { Some(self.cursor) } else { self.runs.index_after(sequence) };
+        let Some(index) = index else { return false };
         if index < log.tail() || !matches!(self.phase, Phase::Following { .. }) {
             return false;
         }
@@ -185,10 +187,16 @@ impl Seat {
     fn pump_snapshot(&mut self, cache: &Cache, encoder: &mut Encoder, out: &mut Vec<u8>, full: usize) -> bool {
         let mut d = Vec::new();
         loop {
+            let Phase::Snapshot(snapshot) = &mut self.phase else { return true };
+            // Looked at before the room: a client that has it all may RESUME, even if it leaves now.
+            if snapshot.rendered.is_empty() && snapshot.guilds.is_empty() {
+                self.runs.begin(self.next_sequence, self.cursor);
+                self.phase = Phase::Following { resumed_at: None };
+                return true;
+            }
             if out.len() >= full {
                 return false;
             }
-            let Phase::Snapshot(snapshot) = &mut self.phase else { return true };
             if let Some((name, d)) = snapshot.rendered.pop_front() {
                 self.send_private(encoder, name, &d, out);
             } else if let Some(guild) = snapshot.guilds.pop_front() {
@@ -196,10 +204,6 @@ impl Seat {
                 if let Some(form) = cache.write_guild(guild, &mut d) {
                     self.send_private(encoder, event_name(form), &d, out);
                 }
-            } else {
-                self.runs.begin(self.next_sequence, self.cursor);
-                self.phase = Phase::Following { resumed_at: None };
-                return true;
             }
         }
     }

@@ -220,7 +220,7 @@ impl World {
                 self.say(|| format!("connection {connection} opens"));
                 self.group.shards[0].on_open(instant);
                 if self.troubled() && self.chance(5) {
-                    self.to_proxy(vec![
+                    self.send_to_proxy(vec![
                         Out::Payload(br#"{"t":null,"s":null,"op":7,"d":null}"#.to_vec()),
                         Out::Close(None),
                     ]);
@@ -228,7 +228,7 @@ impl World {
                     self.say(|| "no HELLO comes".to_owned());
                 } else {
                     let hello = self.discord.hello();
-                    self.to_proxy(hello);
+                    self.send_to_proxy(hello);
                 }
             }
             Happening::Lost(connection, code) if connection == self.connection && !self.proxy_closed => {
@@ -251,7 +251,7 @@ impl World {
                     .iter()
                     .filter(|it| matches!(it, Out::Payload(p) if p.ends_with(br#""op":9,"d":false}"#)))
                     .count() as u64;
-                self.to_proxy(out);
+                self.send_to_proxy(out);
             }
             Happening::Turn(not_before) => self.group.shards[0].on_turn(instant, not_before),
             Happening::Traffic => self.traffic(),
@@ -291,7 +291,7 @@ impl World {
                 let guild = self.rng.usize(..GUILDS);
                 self.discord.update_guild(guild)
             };
-            self.to_proxy(out);
+            self.send_to_proxy(out);
         }
         let pause = self.millis(10..1500);
         self.at(self.now + pause, Happening::Traffic);
@@ -320,7 +320,7 @@ impl World {
                 self.cut(Some(code));
             }
             5 | 6 if self.discord.is_live() => {
-                self.to_proxy(vec![Out::Payload(br#"{"t":null,"s":null,"op":7,"d":null}"#.to_vec())]);
+                self.send_to_proxy(vec![Out::Payload(br#"{"t":null,"s":null,"op":7,"d":null}"#.to_vec())]);
             }
             7 if self.discord.is_live() => {
                 let resumable = self.chance(50);
@@ -328,12 +328,12 @@ impl World {
                     self.discord.take_session();
                     self.totals.op9_by_discord += 1;
                 }
-                self.to_proxy(vec![Out::Payload(
+                self.send_to_proxy(vec![Out::Payload(
                     format!(r#"{{"t":null,"s":null,"op":9,"d":{resumable}}}"#).into_bytes(),
                 )]);
             }
             8 if self.discord.is_live() => {
-                self.to_proxy(vec![Out::Payload(br#"{"t":null,"s":null,"op":1,"d":null}"#.to_vec())]);
+                self.send_to_proxy(vec![Out::Payload(br#"{"t":null,"s":null,"op":1,"d":null}"#.to_vec())]);
             }
             _ => {}
         }
@@ -348,10 +348,10 @@ impl World {
             let connection = self.connection;
             self.agenda.retain(|_, it| !matches!(it, Happening::ToProxy(at, _) if *at == connection));
         }
-        self.to_proxy(vec![Out::Close(code)]);
+        self.send_to_proxy(vec![Out::Close(code)]);
     }
 
-    fn to_proxy(&mut self, out: Vec<Out>) {
+    fn send_to_proxy(&mut self, out: Vec<Out>) {
         if self.half_open {
             return;
         }

@@ -146,6 +146,13 @@ impl<'a> Run<'a> {
                 client.order(Order::RequestMembers { guild, nonce: format!("load-{guild:x}") });
             }
         }
+        // The traffic's latency is measured without this start-up work; lost chunks are found at the end.
+        loop {
+            sleep(POLL).await;
+            if started.elapsed() > READY || !self.clients.iter().any(|it| it.judge.borrow().awaits_chunks()) {
+                break;
+            }
+        }
         let now = self.snapshot().await?;
         let wanted = if self.options.is_direct { self.clients.len() as u64 } else { self.options.shards as u64 };
         self.before = Snapshot::of_start(&now, wanted, self.clients.len() as u64);

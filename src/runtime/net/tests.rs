@@ -56,6 +56,7 @@ promises!(
     echoes_whatever_the_cuts,
     two_backends_talk_to_each_other,
     a_slow_reader_gets_everything_in_order,
+    an_outbox_that_is_taken_at_once_is_drained_where_that_is_awaited,
     a_reset_is_reported_once,
     an_end_of_stream_comes_after_the_bytes,
     closing_with_linger_delivers_everything,
@@ -165,6 +166,20 @@ fn a_slow_reader_gets_everything_in_order<N: Net>(make: impl Fn() -> N) {
     let (got, _peer) = reader.join().unwrap();
     assert!(got == text);
     assert!(net.queue(token).capacity() < 1 << 20, "a burst is not paid for forever");
+}
+
+fn an_outbox_that_is_taken_at_once_is_drained_where_that_is_awaited<N: Net>(make: impl Fn() -> N) {
+    let mut net = make();
+    let (token, mut peer) = pair(&mut net);
+    net.queue(token).extend_from_slice(b"few");
+    net.await_drained(token);
+    pump(&mut net, |_, event| matches!(event, Event::Drained(it) if it == token));
+    assert_eq!(net.pending(token), 0);
+    peer.read_exact(&mut [0; 3]).unwrap();
+    net.queue(token).extend_from_slice(b"more");
+    run_dry(&mut net);
+    peer.read_exact(&mut [0; 4]).unwrap();
+    assert!(events_now(&mut net).is_empty(), "it was awaited once");
 }
 
 fn a_reset_is_reported_once<N: Net>(make: impl Fn() -> N) {

@@ -46,7 +46,7 @@ class RestStub:
     async def open(self, user):
         """Listens on a free port of loopback. `user` is what READY says of the bot."""
         self._user = {"id": user["id"], "username": user["username"], "discriminator": user["discriminator"],
-                      "avatar": user["avatar"], "bot": True, "public_flags": 0}  # fmt: skip
+                      "avatar": user["avatar"], "bot": True, "public_flags": 0}
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
@@ -54,8 +54,8 @@ class RestStub:
         try:
             first, headers = await read_head(reader)
             status, body = await self._answer(first.split()[1], headers.get("authorization"))
-            head = f"HTTP/1.1 {status} -\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-            writer.write(head.encode() + body)
+            head = f"HTTP/1.1 {status} -\r\nContent-Type: application/json\r\nConnection: close\r\n"
+            writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
             await writer.drain()
         except (OSError, asyncio.IncompleteReadError):
             pass  # The library has gone: there is nobody to answer.
@@ -71,7 +71,7 @@ class RestStub:
             case "/oauth2/applications/@me" | "/applications/@me":
                 application = {"id": self._user["id"], "name": "bot", "icon": None, "description": "", "flags": 0,
                                "bot_public": False, "bot_require_code_grant": False, "verify_key": "",
-                               "owner": self._user, "team": None, "rpc_origins": []}  # fmt: skip
+                               "owner": self._user, "team": None, "rpc_origins": []}
                 return 200, json.dumps(application).encode()
             case "/gateway" | "/gateway/bot" as path:
                 status, body = await request("GET", self.gateway_rest + path, token=self._token)

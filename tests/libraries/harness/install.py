@@ -10,7 +10,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent.parent
 ROOT = HERE.parent.parent
 # Everything that is installed or built lies in the project's ignored folder, except for node_modules.
-TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
+TARGET = (ROOT / os.environ.get("CARGO_TARGET_DIR", "target")).resolve()
 INSTALLED = TARGET / "libraries"
 
 
@@ -46,7 +46,7 @@ LIBRARIES = (
             (sys.executable, "-m", "venv", "--clear", INSTALLED / "discordpy"),
             (INSTALLED / "discordpy" / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check",
              "-r", "requirements.txt"),
-        ),  # fmt: skip
+        ),
         bot=(INSTALLED / "discordpy" / "bin" / "python", HERE / "discordpy" / "bot.py"),
         compress="zlib-stream",
     ),

@@ -1,6 +1,7 @@
 """What a library must live through, and the checks, one printed line each."""
 
 import json
+from functools import partial
 
 from .processes import exit_status
 from .stage import SHARDS
@@ -37,7 +38,7 @@ def shorten(detail, limit=600):
 
 async def play(library, stage, tally):
     """Runs one library from READY to its clean end."""
-    check = lambda *words: tally.check(library.name, *words)  # noqa: E731
+    check = partial(tally.check, library.name)
     bot = await stage.start_bot(library)
     is_up = await bot.until(lambda: bot.is_all_ready, START_S)
     if not check("is ready", is_up, {"READY": bot.ready, "trouble": bot.trouble}):
@@ -70,10 +71,17 @@ async def check_guilds(bot, stage, check):
     bot.say("guilds")
     await bot.until(lambda: bot.guilds is not None, START_S)
     found = {guild["id"]: in_order(guild) for guild in bot.guilds or []}
-    differ = [[wanted.get(id), found.get(id)] for id in wanted.keys() | found.keys() if wanted.get(id) != found.get(id)]
+    differ = {id: differences(wanted.get(id, {}), found.get(id, {})) for id in wanted.keys() | found.keys()}
+    differ = {id: it for id, it in differ.items() if it}
     outages = sum("unavailable" in guild for guild in wanted.values())
     sentence = f"has all {len(wanted)} guilds in its cache as Discord shows them, {outages} of them in an outage"
     check(sentence, not differ, {"[wanted, found]": differ})
+
+
+def differences(wanted, found):
+    """The keys that differ, each with what was wanted and what was found."""
+    keys = wanted.keys() | found.keys()
+    return {key: [wanted.get(key), found.get(key)] for key in keys if wanted.get(key) != found.get(key)}
 
 
 def in_order(portrait):
@@ -93,9 +101,12 @@ async def check_messages(bot, stage, check):
             await stage.order("drop?shard=all")
     await stage.order("rate?events_per_s=0")
     check(f"was cut off on {SHARDS} connections", cut == SHARDS, f"{cut}")
-    last = lambda shard: (bot.messages.get(shard) or [None])[-1]  # noqa: E731
-    # RESUMED may come after the last message, when a library took its time to connect again.
-    is_over = lambda: len(bot.resumed) >= SHARDS and all(last(it) == MESSAGES - 1 for it in range(SHARDS))  # noqa: E731
+
+    def is_over():
+        # RESUMED may come after the last message, when a library took its time to connect again.
+        has_last = (MESSAGES - 1 in bot.messages.get(shard, [])[-1:] for shard in range(SHARDS))
+        return len(bot.resumed) >= SHARDS and all(has_last)
+
     await bot.until(is_over, DELIVERY_S)
     for shard in range(SHARDS):
         check_order(bot.messages.get(shard, []), shard, check)
@@ -113,15 +124,15 @@ def check_order(numbers, shard, check):
 def message(shown, number):
     guild, channel = shown.room
     author = {"id": "175928847299117063", "username": "tester", "discriminator": "0", "global_name": None,
-              "avatar": None}  # fmt: skip
+              "avatar": None}
     member = {"roles": [], "joined_at": "2021-03-04T05:06:07.080000+00:00", "deaf": False, "mute": False, "flags": 0,
-              "nick": None, "avatar": None}  # fmt: skip
+              "nick": None, "avatar": None}
     return {
         "type": 0, "tts": False, "timestamp": "2026-11-22T00:00:00.000000+00:00", "pinned": False, "mentions": [],
         "mention_roles": [], "mention_everyone": False, "member": member, "id": str((360_000_000_000 << 22) + number),
         "flags": 0, "embeds": [], "edited_timestamp": None, "content": f"check {number}", "components": [],
         "channel_id": channel, "author": author, "attachments": [], "guild_id": guild,
-    }  # fmt: skip
+    }
 
 
 async def check_members(bot, stage, check):

@@ -35,7 +35,8 @@ async def read_guilds(gateway_url, token, shard, shards, intents):
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
         key = base64.b64encode(os.urandom(16)).decode()
         writer.write(
-            f"GET /?v=10&encoding=json HTTP/1.1\r\nHost: {parts.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"GET /?v=10&encoding=json HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+            "Upgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
         )
         await read_head(reader)
@@ -69,10 +70,9 @@ def portrait(guild):
     """A guild as every bot tells it; the order of the lists is nobody's business."""
     if guild.get("unavailable"):
         return {"id": guild["id"], "unavailable": True}
-    names = lambda key: [[it["id"], it["name"]] for it in guild[key]]  # noqa: E731
-    return {"id": guild["id"], "name": guild["name"], "member_count": guild["member_count"]} | {
-        key: names(key) for key in ("channels", "threads", "roles", "emojis")
-    }
+    scalars = {key: guild[key] for key in ("id", "name", "member_count")}
+    lists = ("channels", "threads", "roles", "emojis")
+    return scalars | {key: [[it["id"], it["name"]] for it in guild[key]] for key in lists}
 
 
 def frame(opcode, payload):

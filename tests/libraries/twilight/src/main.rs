@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader, stdin};
 use tokio::task::{JoinSet, LocalSet};
-use twilight_cache_inmemory::{DefaultInMemoryCache, ResourceType};
+use twilight_cache_inmemory::{DefaultInMemoryCache, Reference, ResourceType};
 use twilight_gateway::queue::InMemoryQueue;
 use twilight_gateway::{
     CloseFrame, ConfigBuilder, Event, EventTypeFlags, Intents, MessageSender, Shard, ShardId, StreamExt,
@@ -178,21 +178,26 @@ impl Seen {
     fn portrait(&self, id: GuildId) -> Value {
         let cache = &self.cache;
         let guild = cache.guild(id).expect("the caller found it in the cache");
-        let channels = |threads: bool| {
-            let ids = cache.guild_channels(id).map(|ids| ids.iter().copied().collect::<Vec<_>>()).unwrap_or_default();
-            let channels = ids.into_iter().filter_map(|id| cache.channel(id));
-            channels.filter(|it| it.kind.is_thread() == threads).map(|it| json!([it.id, it.name])).collect::<Vec<_>>()
-        };
-        let roles = cache.guild_roles(id).map(|ids| ids.iter().copied().collect::<Vec<_>>()).unwrap_or_default();
-        let emojis = cache.guild_emojis(id).map(|ids| ids.iter().copied().collect::<Vec<_>>()).unwrap_or_default();
+        let (mut channels, mut threads) = (Vec::new(), Vec::new());
+        for channel in ids(cache.guild_channels(id)).into_iter().filter_map(|id| cache.channel(id)) {
+            let list = if channel.kind.is_thread() { &mut threads } else { &mut channels };
+            list.push(json!([channel.id, channel.name]));
+        }
+        let roles = ids(cache.guild_roles(id)).into_iter().filter_map(|id| cache.role(id));
+        let emojis = ids(cache.guild_emojis(id)).into_iter().filter_map(|id| cache.emoji(id));
         json!({
             "id": id,
             "name": guild.name(),
             "member_count": guild.member_count(),
-            "channels": channels(false),
-            "threads": channels(true),
-            "roles": roles.into_iter().filter_map(|id| cache.role(id)).map(|it| json!([it.id, it.name])).collect::<Vec<_>>(),
-            "emojis": emojis.into_iter().filter_map(|id| cache.emoji(id)).map(|it| json!([it.id(), it.name()])).collect::<Vec<_>>(),
+            "channels": channels,
+            "threads": threads,
+            "roles": roles.map(|it| json!([it.id, it.name])).collect::<Vec<_>>(),
+            "emojis": emojis.map(|it| json!([it.id(), it.name()])).collect::<Vec<_>>(),
         })
     }
+}
+
+/// The ids that the cache keeps for a guild, copied out so that no lock is held.
+fn ids<T>(kept: Option<Reference<'_, GuildId, HashSet<Id<T>>>>) -> Vec<Id<T>> {
+    kept.map(|it| it.iter().copied().collect()).unwrap_or_default()
 }

@@ -3,6 +3,10 @@
 //!
 //! A plain state machine. It does not know frames, sockets or TLS, and it does not look into dispatches but READY and RESUMED.
 
+mod settings;
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -11,13 +15,17 @@ use serde::Deserialize;
 
 use super::backoff::Backoff;
 use super::heart::{Beat, Heart};
+use super::identify::TURN_HELD_MAX;
+use crate::wire::CloseCode;
 use crate::wire::close::AfterClose;
 use crate::wire::scan::Envelope;
-use crate::wire::{CloseCode, Compression, ShardId};
+pub use settings::UpstreamSettings;
 
 /// From `Action::Connect` to an open WebSocket: name resolution, TCP, TLS and the upgrade together.
 pub const CONNECT_MAX: Duration = Duration::from_secs(20);
-/// From the open WebSocket to HELLO, and from IDENTIFY or RESUME to the first dispatch.
+/// From the open WebSocket to HELLO, which comes at once.
+pub const HELLO_MAX: Duration = Duration::from_secs(20);
+/// From IDENTIFY or RESUME to the first dispatch.
 pub const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// After op 9 Discord's staff advised to wait a random 1 to 5 s.
 const INVALID_SESSION_WAIT: Range<Duration> = Duration::from_secs(1)..Duration::from_secs(5);
@@ -25,21 +33,6 @@ const INVALID_SESSION_WAIT: Range<Duration> = Duration::from_secs(1)..Duration::
 const RECONNECT_SPREAD: Duration = Duration::from_millis(400);
 /// How often the resume host may fail in a row before the main host is tried in turn with it.
 const RESUME_HOST_FAILURES_MAX: u32 = 1;
-
-/// What a shard says to Discord about itself.
-#[derive(Clone, Debug)]
-pub struct UpstreamSettings {
-    pub shard: ShardId,
-    pub shard_count: u32,
-    /// Without the prefix `Bot `.
-    pub token: String,
-    pub intents: u64,
-    /// `d` of op 3 as JSON text, for this shard.
-    pub presence: Option<String>,
-    /// The main URL, without query.
-    pub gateway_url: String,
-    pub compression: Compression,
-}
 
 /// What the shell is asked to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -237,9 +230,8 @@ impl Upstream {
         let own = match self.state {
             State::Waiting { until } => Some(until),
             State::Connecting { since, .. } => Some(since + CONNECT_MAX),
-            State::AwaitingHello { since, .. } | State::Identifying { since } | State::Resuming { since } => {
-                Some(since + ANSWER_MAX)
-            }
+            State::AwaitingHello { since, .. } => Some(since + HELLO_MAX),
+            State::Identifying { since } | State::Resuming { since } => Some(since + ANSWER_MAX),
             State::AwaitingMoment { not_before } => Some(not_before),
             State::Queued | State::Live | State::Stopped(_) | State::Ended => None,
         };
@@ -262,9 +254,10 @@ impl Upstream {
             State::Connecting { since, .. } if now >= since + CONNECT_MAX => {
                 self.reconnect(now, CloseCode::RECONNECTING)
             }
-            State::AwaitingHello { since, .. } | State::Identifying { since } | State::Resuming { since }
-                if now >= since + ANSWER_MAX =>
-            {
+            State::AwaitingHello { since, .. } if now >= since + HELLO_MAX => {
+                self.reconnect(now, CloseCode::RECONNECTING)
+            }
+            State::Identifying { since } | State::Resuming { since } if now >= since + ANSWER_MAX => {
                 self.reconnect(now, CloseCode::RECONNECTING);
             }
             _ => {}
@@ -405,6 +398,10 @@ impl Upstream {
         self.heartbeat_interval = Duration::from_millis(hello.heartbeat_interval.max(1));
         match intent {
             Intent::Resume => self.resume(now),
+            // Whatever held us up, the turn is another shard's by now: an IDENTIFY beside its own would cost both.
+            Intent::Identify { not_before } if now >= not_before + TURN_HELD_MAX => {
+                self.reconnect(now, CloseCode::RECONNECTING)
+            }
             Intent::Identify { not_before } if now >= not_before => self.identify(now),
             Intent::Identify { not_before } => {
                 self.start_heart(now);
@@ -435,7 +432,10 @@ impl Upstream {
         self.actions.push_back(UpstreamAction::Close(CloseCode::RECONNECTING));
         if was_live {
             self.leave_connection();
-            self.state = State::Waiting { until: now + self.backoff.on_lost(now).min(RECONNECT_SPREAD) };
+            let delay = self.backoff.on_lost(now);
+            // The first one hurries. After sessions that were cut young, one after the other, the back-off holds.
+            let delay = if self.backoff.attempts() <= 1 { delay.min(RECONNECT_SPREAD) } else { delay };
+            self.state = State::Waiting { until: now + delay };
         } else {
             self.retry(now);
         }
@@ -453,7 +453,9 @@ impl Upstream {
     fn retry(&mut self, now: Instant) {
         if matches!(
             self.state,
-            State::Connecting { intent: Intent::Resume, .. } | State::AwaitingHello { intent: Intent::Resume, .. }
+            State::Connecting { intent: Intent::Resume, .. }
+                | State::AwaitingHello { intent: Intent::Resume, .. }
+                | State::Resuming { .. }
         ) {
             self.resume_host_failures += 1;
         }
@@ -506,25 +508,13 @@ impl Upstream {
             }
             _ => &self.settings.gateway_url,
         };
-        let url = gateway_url(base, self.settings.compression);
+        let url = self.settings.connect_url(base);
         self.state = State::Connecting { since: now, intent };
         self.actions.push_back(UpstreamAction::Connect(url));
     }
 
     fn identify(&mut self, now: Instant) {
-        let settings = &self.settings;
-        let mut d = serde_json::json!({
-            "token": settings.token,
-            "properties": {"os": "linux", "browser": "shardgate", "device": "shardgate"},
-            "shard": [settings.shard.0, settings.shard_count],
-            "intents": settings.intents,
-            "large_threshold": 250,
-        });
-        if let Some(presence) = settings.presence.as_deref().and_then(|it| serde_json::from_str(it).ok()) {
-            d["presence"] = presence;
-        }
-        let payload = serde_json::json!({"op": 2, "d": d});
-        self.actions.push_back(UpstreamAction::Send(payload.to_string().into_bytes()));
+        self.actions.push_back(UpstreamAction::Send(self.settings.identify_payload()));
         self.actions.push_back(UpstreamAction::IdentifySent);
         self.counts.identifies += 1;
         self.state = State::Identifying { since: now };
@@ -555,14 +545,5 @@ impl Upstream {
             None => r#"{"op":1,"d":null}"#.to_owned(),
         };
         self.actions.push_back(UpstreamAction::Send(payload.into_bytes()));
-    }
-}
-
-/// `base` without its trailing slash and query, with ours.
-fn gateway_url(base: &str, compression: Compression) -> String {
-    let base = base.split('?').next().unwrap_or(base).trim_end_matches('/');
-    match compression.query_value() {
-        Some(value) => format!("{base}/?v=10&encoding=json&compress={value}"),
-        None => format!("{base}/?v=10&encoding=json"),
     }
 }

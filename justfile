@@ -1,0 +1,37 @@
+# What one does here. `just check` is what CI runs.
+
+# list the recipes
+default:
+    @just --list --unsorted
+
+# everything that CI runs
+check:
+    .ci/run
+
+# the tests of the README
+test:
+    cargo test --workspace
+
+# the load test: fake Discord, proxy, clients, a verdict (just load --scenario all --backend epoll)
+load *options:
+    cargo run --release -p loadtest -- run {{options}}
+
+# discord.js, discord.py and twilight, unmodified
+libraries *options:
+    tests/libraries/run {{options}}
+
+# criterion (just bench wire)
+bench *names:
+    cargo bench {{ if names == "" { "" } else { "--bench " + names } }}
+
+# the simulation over many seeds
+sim seeds="10000":
+    SIM_SEEDS={{seeds}} cargo test --release --test sim -- --nocapture
+
+# one seed of the simulation, with its history
+seed number:
+    SIM_SEED={{number}} cargo test --release --test sim -- --nocapture
+
+# one fuzz target for a minute: frame, scan, http_upgrade, inflate, client_payload (needs cargo-fuzz and a nightly)
+fuzz target seconds="60":
+    cargo +nightly fuzz run {{target}} -- -max_total_time={{seconds}}

@@ -1,0 +1,221 @@
+//! A client's connection from the accepted socket to the payloads it sends: the upgrade, frames, time-outs, the close.
+//!
+//! Who gets which session is `seating`'s, what clients are sent is `delivery`'s.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use tracing::{debug, warn};
+
+use super::{Core, Fate, LINGER};
+use crate::runtime::client::{Client, OUTBOX_BYTES_MAX, Phase, Request, UNREAD_BYTES_MAX};
+use crate::runtime::conns::Conn;
+use crate::runtime::net::{Net, Token};
+use crate::runtime::sys;
+use crate::session::client::{Conversation, Step};
+use crate::shard::shard_of_session;
+use crate::wire::deframe::Message;
+use crate::wire::frame::{Opcode, write_frame};
+use crate::wire::http::{self, Encoding, parse_request, upgrade_response};
+use crate::wire::{CloseCode, Compression};
+
+/// Connections of clients on one core, identified or not. When full, the newest is closed at once.
+pub const CLIENTS_MAX: usize = 16_384;
+/// Of them, those that have not identified: each may hold a compressor (305 KB at most). When full, the newest is closed at once.
+pub const GREETING_MAX: usize = 1024;
+/// The kernel's send buffer of one client: with the outbox it bounds what a client that stops reading can hold.
+const CLIENT_SEND_BUFFER_BYTES: i32 = 256 * 1024;
+
+impl<N: Net> Core<N> {
+    pub(super) fn on_accepted(&mut self, now: Instant, socket: OwnedFd) {
+        let is_full = self.conns.clients_len() >= CLIENTS_MAX || self.conns.greeting() >= GREETING_MAX;
+        if self.draining.is_some() || is_full {
+            return;
+        }
+        sys::set_send_buffer(socket.as_fd(), CLIENT_SEND_BUFFER_BYTES);
+        match self.net.add(socket) {
+            Ok(token) => {
+                let mut client = Box::new(Client::new(now));
+                self.arm_client(token, &mut client);
+                self.conns.insert(token, Conn::Client(client));
+            }
+            Err(error) => warn!("cannot take a new connection: {error}"),
+        }
+    }
+
+    /// Takes the client out of the table while `f` works on it, so that both can be reached.
+    pub(super) fn with_client(&mut self, token: Token, f: impl FnOnce(&mut Self, &mut Client) -> Fate) {
+        let Some(mut client) = self.conns.take_client(token) else { return };
+        match f(self, &mut client) {
+            Fate::Stays => self.conns.put_back(token, client),
+            Fate::Gone => self.conns.give_up(token),
+        }
+    }
+
+    pub(super) fn on_client_bytes(&mut self, now: Instant, token: Token, client: &mut Client, bytes: &[u8]) -> Fate {
+        match &mut client.phase {
+            Phase::Http(head) => {
+                head.extend_from_slice(bytes);
+                let head = std::mem::take(head);
+                self.on_http(now, token, client, head)
+            }
+            Phase::Open => {
+                let fate = self.on_frames(now, token, client, bytes);
+                if fate == Fate::Stays {
+                    self.arm_client(token, client);
+                }
+                fate
+            }
+            Phase::Moving { unread, .. } => {
+                if unread.len() + bytes.len() > UNREAD_BYTES_MAX {
+                    return self.dismiss(now, token, client, CloseCode::DECODE_ERROR, "Too much before the session.");
+                }
+                unread.extend_from_slice(bytes);
+                Fate::Stays
+            }
+            Phase::Page(_) => Fate::Stays,
+        }
+    }
+
+    pub(super) fn on_http(&mut self, now: Instant, token: Token, client: &mut Client, head: Vec<u8>) -> Fate {
+        match parse_request(&head) {
+            Ok(None) => {
+                client.phase = Phase::Http(head);
+                Fate::Stays
+            }
+            Ok(Some((http::Request::Plain(request), _))) => {
+                client.phase = Phase::Page(request);
+                self.net.release(token);
+                Fate::Stays
+            }
+            Ok(Some((http::Request::Upgrade(upgrade), consumed))) => {
+                self.net.queue(token).extend_from_slice(&upgrade_response(&upgrade));
+                client.conversation = Conversation::new(now);
+                if upgrade.encoding != Encoding::Json {
+                    let reason = "encoding=etf is not supported by shardgate: use encoding=json.";
+                    return self.dismiss(now, token, client, CloseCode::DECODE_ERROR, reason);
+                }
+                if upgrade.version.is_some_and(|it| !matches!(it, 6..=10)) {
+                    return self.dismiss(now, token, client, CloseCode::INVALID_API_VERSION, "Invalid API version.");
+                }
+                let compression = if self.shared.allow_compression { upgrade.compress } else { Compression::None };
+                client.open(compression, self.net.queue(token));
+                let fate = self.on_frames(now, token, client, &head[consumed..]);
+                if fate == Fate::Stays {
+                    self.arm_client(token, client);
+                }
+                fate
+            }
+            Err(error) => {
+                self.net.queue(token).extend_from_slice(&error.response());
+                self.net.close(token, LINGER);
+                Fate::Gone
+            }
+        }
+    }
+
+    pub(super) fn on_frames(&mut self, now: Instant, token: Token, client: &mut Client, mut bytes: &[u8]) -> Fate {
+        loop {
+            let Client { deframer, conversation, .. } = client;
+            let message = match deframer.next(&mut bytes) {
+                Ok(Some(message)) => message,
+                Ok(None) => return Fate::Stays,
+                Err(error) => {
+                    let code = error.close_code();
+                    return self.dismiss(now, token, client, code, &error.to_string());
+                }
+            };
+            let step = match message {
+                Message::Text(payload) | Message::Binary(payload) => {
+                    conversation.on_payload(now, payload, &self.shared.rules)
+                }
+                Message::Ping(data) => {
+                    if self.net.pending(token) > OUTBOX_BYTES_MAX {
+                        // It pings without reading the answers.
+                        return self.dismiss(now, token, client, CloseCode::RATE_LIMITED, "Rate limited.");
+                    }
+                    write_frame(self.net.queue(token), Opcode::Pong, data, None);
+                    continue;
+                }
+                Message::Pong(_) => continue,
+                Message::Close { code, .. } => {
+                    let ended = code.is_some_and(CloseCode::ends_session);
+                    if let Some(seated) = client.seated.take() {
+                        self.unseat(now, seated, ended);
+                    }
+                    Client::say_goodbye(code.unwrap_or(CloseCode::NORMAL), "", self.net.queue(token));
+                    self.net.close(token, LINGER);
+                    return Fate::Gone;
+                }
+            };
+            match step {
+                Step::Ignore => {}
+                Step::Command(command) => {
+                    let Some(seated) = client.seated else { continue };
+                    if let Err(refused) = self.group.shards[seated.shard].on_command(now, seated.key, command) {
+                        return self.dismiss(now, token, client, refused.close_code(), refused.reason());
+                    }
+                    self.run_actions(now, seated.shard);
+                }
+                Step::Ack => client.acknowledge(self.net.queue(token)),
+                Step::Close(code, reason) => return self.dismiss(now, token, client, code, reason),
+                Step::Identify(identify) => {
+                    let shard = identify.shard_or_default()[0];
+                    if self.seat_or_move(now, token, client, shard, Request::Identify(identify), &mut bytes)
+                        == Fate::Gone
+                    {
+                        return Fate::Gone;
+                    }
+                }
+                Step::Resume(resume) => {
+                    let shard = shard_of_session(&resume.session_id);
+                    let Some(shard) = shard.filter(|it| self.shared.placement.place(*it).is_some()) else {
+                        client.tell_invalid_session(self.net.queue(token));
+                        client.conversation.on_invalid_session(now);
+                        continue;
+                    };
+                    if self.seat_or_move(now, token, client, shard, Request::Resume(resume), &mut bytes) == Fate::Gone {
+                        return Fate::Gone;
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_client_timeout(&mut self, now: Instant, token: Token, client: &mut Client) -> Fate {
+        if let Phase::Http(_) | Phase::Page(_) = client.phase {
+            if client.due().is_some_and(|due| now >= due) {
+                self.net.close(token, Duration::ZERO);
+                return Fate::Gone;
+            }
+        } else if let Some(Step::Close(code, reason)) = client.conversation.on_timeout(now) {
+            return self.dismiss(now, token, client, code, reason);
+        }
+        self.arm_client(token, client);
+        Fate::Stays
+    }
+
+    pub(super) fn dismiss(
+        &mut self,
+        now: Instant,
+        token: Token,
+        client: &mut Client,
+        code: CloseCode,
+        reason: &str,
+    ) -> Fate {
+        debug!(code = code.0, reason, "client dismissed");
+        if let Some(seated) = client.seated.take() {
+            self.unseat(now, seated, false);
+        }
+        Client::say_goodbye(code, reason, self.net.queue(token));
+        self.net.close(token, LINGER);
+        Fate::Gone
+    }
+
+    pub(super) fn close_unseated(&mut self, token: Token, code: CloseCode, reason: &str) {
+        if let Some(Conn::Client(_)) = self.conns.remove(token) {
+            Client::say_goodbye(code, reason, self.net.queue(token));
+            self.net.close(token, LINGER);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! What clients are sent: the end of a turn, when whoever has something waiting is pumped, and what becomes of one that does not read.
+//!
+//! It does not know payloads; the shard writes them.
+
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use super::{Core, Fate};
+use crate::runtime::client::{Blocked, Client, OUTBOX_BYTES_MAX, Seated};
+use crate::runtime::net::{Net, Token};
+use crate::shard::seat::Pumped;
+use crate::wire::CloseCode;
+
+/// A client whose socket took no byte for this long while its outbox was full is closed; its session waits for RESUME.
+pub const STALL_MAX: Duration = Duration::from_secs(10);
+
+impl<N: Net> Core<N> {
+    pub(super) fn pump_dirty(&mut self, now: Instant) {
+        if self.dirty.is_empty() {
+            return;
+        }
+        let dirty = std::mem::take(&mut self.dirty);
+        for &at in &dirty {
+            self.places[at].dirty = false;
+            for n in (0..self.places[at].clients.len()).rev() {
+                let Some(&(_, token)) = self.places[at].clients.get(n) else { continue };
+                self.with_client(token, |core, client| core.pump(now, token, client));
+            }
+        }
+        if self.dirty.is_empty() {
+            let mut dirty = dirty;
+            dirty.clear();
+            self.dirty = dirty;
+        }
+        self.group.trim_to_budget();
+    }
+
+    pub(super) fn pump(&mut self, now: Instant, token: Token, client: &mut Client) -> Fate {
+        let Some(Seated { shard, key }) = client.seated else { return Fate::Stays };
+        // Until its outbox has run empty: filled up meanwhile, it would never show whether the client reads.
+        if client.blocked.is_some() {
+            return Fate::Stays;
+        }
+        let room = OUTBOX_BYTES_MAX.saturating_sub(self.net.pending(token));
+        if room == 0 {
+            self.note_blocked(now, token, client);
+            return Fate::Stays;
+        }
+        match self.group.shards[shard].pump(key, &mut client.encoder, self.net.queue(token), room) {
+            Pumped::Current => Fate::Stays,
+            Pumped::Full => {
+                self.note_blocked(now, token, client);
+                Fate::Stays
+            }
+            Pumped::FellOff => {
+                warn!(shard = self.shard_id(shard).0, "a client fell behind the log's window: its session is over");
+                client.seated = None;
+                self.places[shard].clients.retain(|it| it.0 != key);
+                self.dismiss(now, token, client, CloseCode::UNKNOWN_ERROR, "Too slow.")
+            }
+        }
+    }
+
+    pub(super) fn note_blocked(&mut self, now: Instant, token: Token, client: &mut Client) {
+        if client.blocked.is_none() {
+            client.blocked = Some(Blocked { since: now, pending: usize::MAX });
+            self.conns.note_blocked(token);
+            self.net.await_drained(token);
+        }
+    }
+
+    /// Once a second for a client with a full outbox: has its socket taken anything?
+    pub(super) fn on_blocked_tick(&mut self, now: Instant, token: Token, client: &mut Client) -> Fate {
+        let (Some(blocked), Some(Seated { shard, key })) = (client.blocked, client.seated) else { return Fate::Stays };
+        let pending = self.net.pending(token);
+        if pending == 0 {
+            client.blocked = None;
+            return self.pump(now, token, client);
+        }
+        if pending < blocked.pending {
+            client.blocked = Some(Blocked { since: now, pending });
+        } else if now.saturating_duration_since(blocked.since) >= STALL_MAX || self.group.is_endangered(shard, key) {
+            let lag = self.group.shards[shard].lag_bytes(key);
+            warn!(
+                shard = self.shard_id(shard).0,
+                lag_bytes = lag,
+                "a client does not read: closed, its session waits for RESUME"
+            );
+            client.seated = None;
+            self.places[shard].clients.retain(|it| it.0 != key);
+            self.group.shards[shard].on_lagging(now, key);
+            Client::say_goodbye(CloseCode::UNKNOWN_ERROR, "Too slow.", self.net.queue(token));
+            // It does not read: waiting for it to take the rest would only hold memory.
+            self.net.close(token, Duration::ZERO);
+            return Fate::Gone;
+        }
+        Fate::Stays
+    }
+}

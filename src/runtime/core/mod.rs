@@ -1,0 +1,316 @@
+//! One core: its loop, its shards, its clients. Everything that happens here happens on one pinned thread.
+//!
+//! A turn: enter the kernel once, hand what arrived to the state machines, do what they ask, pump clients whose shard has
+//! something new, sleep. It decides nothing about sessions; it owns tokens, timers and buffers. This file is the loop, the timers and
+//! the end; `upstream` is Discord's side, `clients` their connections, `seating` how they come to a session, `delivery` what they are sent.
+
+mod clients;
+mod delivery;
+mod seating;
+mod upstream;
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::io;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use rustls::ClientConfig;
+use tracing::{info, warn};
+
+use super::client::{Client, Phase};
+use super::clock;
+use super::conns::{Conn, Conns};
+use super::link::{Link, Scratch};
+use super::mesh::{CoreReport, CoreSender, ToControl, ToCore};
+use super::net::{Event, Net, Token};
+use super::placement::Placement;
+use crate::session::client::Rules;
+use crate::shard::group::Group;
+use crate::shard::seat::SeatKey;
+use crate::wire::{CloseCode, Compression};
+
+/// How often blocked clients are looked at and logs are trimmed by age.
+const TICK: Duration = Duration::from_secs(1);
+/// After our close frame the other side has this long to read what was sent.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What all cores share and never change.
+pub struct Shared {
+    pub rules: Rules,
+    pub placement: Placement,
+    pub upstream_compression: Compression,
+    pub allow_compression: bool,
+    pub tls: Arc<ClientConfig>,
+    pub backend: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Tick,
+    Shard(usize),
+    Client(Token),
+}
+
+/// One shard's place on this core. `clients` is sorted by nothing; a shard has few.
+#[derive(Default)]
+struct Place {
+    link: Option<Link>,
+    clients: Vec<(SeatKey, Token)>,
+    /// Its clients must be pumped before the turn ends.
+    dirty: bool,
+    armed: Option<Instant>,
+}
+
+struct Draining {
+    until: Instant,
+}
+
+pub struct Core<N: Net> {
+    index: usize,
+    net: N,
+    shared: Arc<Shared>,
+    group: Group,
+    places: Vec<Place>,
+    dirty: Vec<usize>,
+    conns: Conns,
+    timers: BinaryHeap<Reverse<(Instant, Timer)>>,
+    mail: mpsc::Receiver<ToCore>,
+    control: mpsc::Sender<ToControl>,
+    peers: Vec<CoreSender>,
+    scratch: Scratch,
+    rng: fastrand::Rng,
+    draining: Option<Draining>,
+}
+
+/// Whether a client's connection goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Stays,
+    Gone,
+}
+
+/// What a core is made of. The channel ends come from `runtime::start`.
+pub struct Parts<N: Net> {
+    pub index: usize,
+    pub net: N,
+    pub shared: Arc<Shared>,
+    pub group: Group,
+    pub mail: mpsc::Receiver<ToCore>,
+    pub control: mpsc::Sender<ToControl>,
+    pub peers: Vec<CoreSender>,
+    pub seed: u64,
+}
+
+impl<N: Net> Core<N> {
+    pub fn new(parts: Parts<N>) -> Self {
+        let places = parts.group.shards.iter().map(|_| Place::default()).collect();
+        Self {
+            index: parts.index,
+            net: parts.net,
+            shared: parts.shared,
+            group: parts.group,
+            places,
+            dirty: Vec::new(),
+            conns: Conns::default(),
+            timers: BinaryHeap::new(),
+            mail: parts.mail,
+            control: parts.control,
+            peers: parts.peers,
+            scratch: Scratch::default(),
+            rng: fastrand::Rng::with_seed(parts.seed),
+            draining: None,
+        }
+    }
+
+    /// Runs until drained.
+    pub fn run(mut self) -> io::Result<()> {
+        let now = clock::now();
+        self.timers.push(Reverse((now + TICK, Timer::Tick)));
+        for at in 0..self.places.len() {
+            self.on_shard_timeout(now, at);
+        }
+        loop {
+            let timeout = self.timers.peek().map(|Reverse((due, _))| due.saturating_duration_since(clock::now()));
+            self.net.turn(timeout)?;
+            let now = clock::now();
+            while let Some(event) = self.net.next() {
+                self.on_event(now, event);
+            }
+            self.run_timers(now);
+            self.pump_dirty(now);
+            if let Some(draining) = &self.draining
+                && (self.net.is_empty() || now >= draining.until)
+            {
+                let _ = self.control.send(ToControl::Drained { core: self.index });
+                return Ok(());
+            }
+        }
+    }
+
+    fn on_event(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Accepted(socket) => self.on_accepted(now, socket),
+            Event::Connected(token) => self.on_connected(now, token),
+            Event::Read(token, chunk) => match self.conns.get(token) {
+                Some(Conn::Shard(at)) => {
+                    let at = *at;
+                    self.on_link_bytes(now, at, &chunk);
+                }
+                Some(Conn::Client(_)) => {
+                    self.with_client(token, |core, client| core.on_client_bytes(now, token, client, &chunk))
+                }
+                None => {}
+            },
+            Event::Drained(token) => self.with_client(token, |core, client| {
+                client.blocked = None;
+                core.pump(now, token, client)
+            }),
+            Event::Closed(token, error) => self.on_socket_closed(now, token, error),
+            Event::Released(token, socket, unsent) => self.on_released(token, socket, unsent),
+            Event::Mail => {
+                while let Ok(message) = self.mail.try_recv() {
+                    self.on_mail(now, message);
+                }
+            }
+        }
+    }
+
+    fn on_socket_closed(&mut self, now: Instant, token: Token, error: Option<io::Error>) {
+        match self.conns.remove(token) {
+            Some(Conn::Shard(at)) => {
+                let shard = self.shard_id(at).0;
+                let Some(link) = &mut self.places[at].link else { return };
+                link.token = None;
+                let reason = error.map_or_else(|| "end of stream".to_owned(), |it| it.to_string());
+                if link.is_connecting() {
+                    warn!(shard, host = link.url.host, "cannot connect: {reason}");
+                    self.connect_next(now, at);
+                } else {
+                    info!(shard, "the connection to Discord ended: {reason}");
+                    self.lose_link(now, at, None);
+                }
+                self.run_actions(now, at);
+            }
+            Some(Conn::Client(client)) => {
+                if let Some(seated) = client.seated {
+                    self.unseat(now, seated, false);
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn on_mail(&mut self, now: Instant, message: ToCore) {
+        match message {
+            ToCore::HandOver(hand_over) => self.on_hand_over(now, *hand_over),
+            ToCore::IdentifyTurn { shard, not_before } => {
+                if let Some(at) = self.place_of(shard) {
+                    self.group.shards[at].on_turn(now, not_before);
+                    self.run_actions(now, at);
+                }
+            }
+            ToCore::Resolved { shard, addresses } => {
+                if let Some(at) = self.place_of(shard) {
+                    self.on_resolved(now, at, addresses);
+                }
+            }
+            ToCore::Report(reply) => {
+                let report = CoreReport {
+                    core: self.index,
+                    backend: self.shared.backend,
+                    greeting: self.conns.greeting(),
+                    log_dropped_early: self.group.dropped_early(),
+                    shards: self.group.shards.iter().map(|it| it.report(now)).collect(),
+                };
+                // Whoever asked may have given up waiting.
+                let _ = reply.send(report);
+            }
+            ToCore::Drain { upstream_close, within } => self.drain(now, upstream_close, within),
+        }
+    }
+
+    // ---- timers
+
+    fn run_timers(&mut self, now: Instant) {
+        while let Some(Reverse((due, timer))) = self.timers.peek().copied() {
+            if due > now {
+                return;
+            }
+            self.timers.pop();
+            match timer {
+                Timer::Tick => {
+                    self.on_tick(now);
+                    self.timers.push(Reverse((now + TICK, Timer::Tick)));
+                }
+                // An entry that an earlier one has overtaken is void: if it were to arm again, each would stay for ever.
+                Timer::Shard(at) if self.places[at].armed == Some(due) => {
+                    self.places[at].armed = None;
+                    self.on_shard_timeout(now, at);
+                }
+                Timer::Client(token) => self.with_client(token, |core, client| {
+                    if client.armed != Some(due) {
+                        return Fate::Stays;
+                    }
+                    client.armed = None;
+                    core.on_client_timeout(now, token, client)
+                }),
+                Timer::Shard(_) => {}
+            }
+        }
+    }
+
+    fn on_tick(&mut self, now: Instant) {
+        self.group.trim_by_age(now);
+        for token in self.conns.blocked() {
+            self.with_client(token, |core, client| core.on_blocked_tick(now, token, client));
+        }
+    }
+
+    fn arm_shard(&mut self, at: usize) {
+        let place = &mut self.places[at];
+        let next_address_at = place.link.as_ref().and_then(|it| it.next_address_at);
+        let Some(due) = self.group.shards[at].due().into_iter().chain(next_address_at).min() else { return };
+        if place.armed.is_none_or(|armed| due < armed) {
+            place.armed = Some(due);
+            self.timers.push(Reverse((due, Timer::Shard(at))));
+        }
+    }
+
+    fn arm_client(&mut self, token: Token, client: &mut Client) {
+        let Some(due) = client.due() else { return };
+        if client.armed.is_none_or(|armed| due < armed) {
+            client.armed = Some(due);
+            self.timers.push(Reverse((due, Timer::Client(token))));
+        }
+    }
+
+    // ---- the end
+
+    fn drain(&mut self, now: Instant, upstream_close: CloseCode, within: Duration) {
+        self.net.stop_listening();
+        for token in self.conns.clients() {
+            self.with_client(token, |core, client| {
+                if core.pump(now, token, client) == Fate::Gone {
+                    return Fate::Gone;
+                }
+                match client.phase {
+                    Phase::Open => core.dismiss(now, token, client, CloseCode::UNKNOWN_ERROR, "The proxy restarts."),
+                    _ => {
+                        core.net.close(token, Duration::ZERO);
+                        Fate::Gone
+                    }
+                }
+            });
+        }
+        for at in 0..self.places.len() {
+            self.group.shards[at].shut_down(upstream_close);
+            self.run_actions(now, at);
+        }
+        self.draining = Some(Draining { until: now + within });
+        self.timers.push(Reverse((now + within, Timer::Tick)));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,307 @@
+//! The core without a kernel: a `Net` that remembers what it was asked, and takes from the outboxes what a test lets it take.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+
+use super::delivery::STALL_MAX;
+use super::*;
+use crate::runtime::client::{OUTBOX_BYTES_MAX, Seated};
+use crate::runtime::tls;
+use crate::session::payload::{Identify, Token as BotToken};
+use crate::session::upstream::{CONNECT_MAX, UpstreamSettings};
+use crate::shard::group::LogBudget;
+use crate::shard::{Shard, ShardSettings};
+use crate::wire::ShardId;
+
+/// Sockets are numbers here; `waiting` holds those that want to hear of an empty outbox.
+#[derive(Default)]
+struct Stage {
+    next: u64,
+    outboxes: BTreeMap<Token, Vec<u8>>,
+    waiting: Vec<Token>,
+    connects: Vec<(Token, SocketAddr)>,
+    closed: Vec<Token>,
+    released: Vec<Token>,
+    events: VecDeque<Event>,
+    nowhere: Vec<u8>,
+}
+
+impl Stage {
+    fn open(&mut self) -> Token {
+        self.next += 1;
+        let token = Token(1 << crate::runtime::net::SLOT_BITS | self.next);
+        self.outboxes.insert(token, Vec::new());
+        token
+    }
+}
+
+impl Net for Stage {
+    fn listen(&mut self, _: OwnedFd) -> io::Result<()> {
+        Ok(())
+    }
+    fn stop_listening(&mut self) {}
+    fn connect(&mut self, address: SocketAddr) -> io::Result<Token> {
+        let token = self.open();
+        self.connects.push((token, address));
+        Ok(token)
+    }
+    fn add(&mut self, _: OwnedFd) -> io::Result<Token> {
+        Ok(self.open())
+    }
+    fn queue(&mut self, token: Token) -> &mut Vec<u8> {
+        self.outboxes.get_mut(&token).unwrap_or(&mut self.nowhere)
+    }
+    fn pending(&self, token: Token) -> usize {
+        self.outboxes.get(&token).map_or(0, Vec::len)
+    }
+    fn await_drained(&mut self, token: Token) {
+        self.waiting.push(token);
+    }
+    fn set_reading(&mut self, _: Token, _: bool) {}
+    fn close(&mut self, token: Token, _: Duration) {
+        self.outboxes.remove(&token);
+        self.closed.push(token);
+    }
+    fn release(&mut self, token: Token) {
+        self.released.push(token);
+    }
+    fn watch_mailbox(&mut self, _: OwnedFd) -> io::Result<()> {
+        Ok(())
+    }
+    fn turn(&mut self, _: Option<Duration>) -> io::Result<()> {
+        Ok(())
+    }
+    fn next(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+    fn len(&self) -> usize {
+        self.outboxes.len()
+    }
+}
+
+/// A core with one shard, and the end of its mail to the control thread.
+fn core(now: Instant) -> (Core<Stage>, mpsc::Receiver<ToControl>) {
+    let settings = ShardSettings {
+        upstream: UpstreamSettings {
+            shard: ShardId(0),
+            shard_count: 1,
+            token: "secret".to_owned(),
+            intents: 1,
+            presence: None,
+            gateway_url: "ws://gateway.invalid".to_owned(),
+            compression: Compression::None,
+        },
+        cache: crate::cache::CacheFlags::default(),
+        externally_accessible_url: "ws://localhost:7878".to_owned(),
+    };
+    let shared = Shared {
+        rules: Rules { token: BotToken("secret".to_owned()), validate_token: true, shards: 0..1, shard_count: 1 },
+        placement: Placement::new(0..1, 1),
+        upstream_compression: Compression::None,
+        allow_compression: true,
+        tls: tls::client_config().unwrap(),
+        backend: "stage",
+    };
+    let budget = LogBudget { bytes: 64 << 20, keep: Duration::from_secs(3600) };
+    let (control, mail_of_control) = mpsc::channel();
+    let parts = Parts {
+        index: 0,
+        net: Stage::default(),
+        shared: Arc::new(shared),
+        group: Group::new(vec![Shard::new(settings, 1, now)], budget),
+        mail: mpsc::channel().1,
+        control,
+        peers: Vec::new(),
+        seed: 1,
+    };
+    (Core::new(parts), mail_of_control)
+}
+
+/// The shard gets its turn, and its host resolves to these addresses.
+fn connecting(core: &mut Core<Stage>, now: Instant, addresses: &[SocketAddr]) {
+    core.on_shard_timeout(now, 0);
+    core.on_mail(now, ToCore::IdentifyTurn { shard: ShardId(0), not_before: now });
+    core.on_mail(now, ToCore::Resolved { shard: ShardId(0), addresses: Ok(addresses.to_vec()) });
+}
+
+fn address(last: u8) -> SocketAddr {
+    (Ipv4Addr::new(192, 0, 2, last), 80).into()
+}
+
+/// Discord's session is live, without a connection: what it says is told to the shard alone.
+fn live(core: &mut Core<Stage>, now: Instant) {
+    connecting(core, now, &[address(1)]);
+    let shard = &mut core.group.shards[0];
+    shard.on_open(now);
+    for payload in [
+        r#"{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":41250}}"#,
+        r#"{"t":"READY","s":1,"op":0,"d":{"session_id":"a","user":{"id":"1"},"guilds":[]}}"#,
+    ] {
+        shard.on_payload(now, payload.as_bytes()).unwrap();
+    }
+    core.run_actions(now, 0);
+}
+
+fn message(core: &mut Core<Stage>, now: Instant, s: u64, len: usize) {
+    let text = "x".repeat(len);
+    let payload = format!(r#"{{"t":"MESSAGE_CREATE","s":{s},"op":0,"d":{{"content":"{text}"}}}}"#);
+    core.group.shards[0].on_payload(now, payload.as_bytes()).unwrap();
+    core.mark_dirty(0);
+}
+
+/// A client with a seat, READY written.
+fn seated(core: &mut Core<Stage>, now: Instant) -> Token {
+    let token = core.net.open();
+    let mut client = Client::new(now);
+    client.open(Compression::None, core.net.queue(token));
+    let identify = Identify { token: BotToken("secret".to_owned()), shard: None, intents: 1, compress: false };
+    let key = core.group.shards[0].identify(&identify, [7; 12]).unwrap();
+    client.seated = Some(Seated { shard: 0, key });
+    client.conversation.on_identified(now);
+    core.conns.insert(token, Conn::Client(Box::new(client)));
+    core.places[0].clients.push((key, token));
+    core.mark_dirty(0);
+    core.pump_dirty(now);
+    core.net.queue(token).clear();
+    token
+}
+
+fn timers_of_shards(core: &Core<Stage>) -> usize {
+    core.timers.iter().filter(|Reverse((_, timer))| matches!(timer, Timer::Shard(_))).count()
+}
+
+#[test]
+fn a_timer_that_was_overtaken_by_an_earlier_one_does_not_come_back() {
+    let begin = clock::now();
+    let (mut core, _mail) = core(begin);
+    let mut now = begin;
+    live(&mut core, now);
+    for round in 0..50 {
+        // Each round sets a late timer, then an earlier one, and goes on behind both.
+        core.group.shards[0].on_closed(now, None);
+        core.run_actions(now, 0);
+        now += Duration::from_secs(200);
+        core.run_timers(now);
+        core.group.shards[0].on_open(now);
+        core.arm_shard(0);
+        let hello = br#"{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":41250}}"#;
+        core.group.shards[0].on_payload(now, hello).unwrap();
+        core.run_actions(now, 0);
+        assert!(timers_of_shards(&core) <= 4, "{} timers after round {round}", timers_of_shards(&core));
+    }
+}
+
+#[test]
+fn a_full_outbox_is_waited_for_also_when_the_kernel_takes_it_at_once() {
+    let now = clock::now();
+    let (mut core, _mail) = core(now);
+    live(&mut core, now);
+    let token = seated(&mut core, now);
+    for s in 2..12 {
+        message(&mut core, now, s, 100_000);
+    }
+    core.pump_dirty(now);
+    let mut got = 0;
+    while core.net.waiting.pop() == Some(token) {
+        assert!(core.net.pending(token) >= OUTBOX_BYTES_MAX);
+        got += core.net.pending(token);
+        core.net.queue(token).clear();
+        core.on_event(now, Event::Drained(token));
+    }
+    got += core.net.pending(token);
+    assert!(got > 1_000_000, "{got} bytes came");
+}
+
+#[test]
+fn a_client_that_reads_slowly_but_steadily_is_not_closed() {
+    let begin = clock::now();
+    let (mut core, _mail) = core(begin);
+    live(&mut core, begin);
+    let token = seated(&mut core, begin);
+    for second in 0..3 * STALL_MAX.as_secs() {
+        let now = begin + Duration::from_secs(second);
+        message(&mut core, now, 2 + second, 100_000);
+        core.pump_dirty(now);
+        // It reads a tenth of what comes.
+        let outbox = core.net.queue(token);
+        outbox.drain(..outbox.len().min(10_000));
+        core.on_tick(now);
+    }
+    assert!(!core.net.closed.contains(&token));
+}
+
+#[test]
+fn a_client_that_does_not_read_is_closed_and_keeps_its_session() {
+    let begin = clock::now();
+    let (mut core, _mail) = core(begin);
+    live(&mut core, begin);
+    let token = seated(&mut core, begin);
+    for second in 0..STALL_MAX.as_secs() + 5 {
+        let now = begin + Duration::from_secs(second);
+        message(&mut core, now, 2 + second, 100_000);
+        core.pump_dirty(now);
+        core.on_tick(now);
+    }
+    assert!(core.net.closed.contains(&token));
+    let report = core.group.shards[0].report(begin);
+    assert_eq!((report.clients, report.sessions, report.lagging_closes), (0, 1, 1));
+    assert!(core.places[0].clients.is_empty());
+}
+
+#[test]
+fn an_address_that_does_not_answer_makes_way_for_the_next() {
+    let begin = clock::now();
+    let (mut core, _mail) = core(begin);
+    connecting(&mut core, begin, &[address(1), address(2), address(3)]);
+    assert_eq!(core.net.connects.len(), 1);
+    for second in 0..CONNECT_MAX.as_secs() {
+        core.run_timers(begin + Duration::from_secs(second));
+    }
+    let tried: Vec<_> = core.net.connects.iter().map(|it| it.1).collect();
+    assert_eq!(tried, [address(1), address(2), address(3)]);
+    let first = core.net.connects[0].0;
+    assert!(core.net.closed.contains(&first));
+    let last = core.net.connects[2].0;
+    core.on_event(begin + Duration::from_secs(19), Event::Connected(last));
+    assert!(core.net.outboxes[&last].starts_with(b"GET /?v=10"));
+}
+
+#[test]
+fn a_turn_to_identify_that_came_to_no_address_is_returned_at_once() {
+    let now = clock::now();
+    let (mut core, mail) = core(now);
+    core.on_shard_timeout(now, 0);
+    core.on_mail(now, ToCore::IdentifyTurn { shard: ShardId(0), not_before: now });
+    core.on_mail(now, ToCore::Resolved { shard: ShardId(0), addresses: Err("no such host".to_owned()) });
+    assert!(mail.try_iter().any(|it| matches!(it, ToControl::IdentifyReturned { .. })));
+}
+
+#[test]
+fn who_resumes_takes_the_session_from_the_connection_that_has_it() {
+    let now = clock::now();
+    let (mut core, _mail) = core(now);
+    live(&mut core, now);
+    let old = seated(&mut core, now);
+    let key = core.places[0].clients[0].0;
+    let id = core.group.shards[0].session_id(key).unwrap().to_owned();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    core.on_event(now, Event::Accepted(socket.into()));
+    let new = Token(1 << crate::runtime::net::SLOT_BITS | core.net.next);
+    let resume = format!(r#"{{"op":6,"d":{{"token":"secret","session_id":"{id}","seq":1}}}}"#);
+    core.with_client(new, |core, client| {
+        client.open(Compression::None, core.net.queue(new));
+        let mut frame = Vec::new();
+        crate::wire::frame::write_frame(&mut frame, crate::wire::frame::Opcode::Text, resume.as_bytes(), Some([1; 4]));
+        core.on_client_bytes(now, new, client, &frame)
+    });
+    core.pump_dirty(now);
+    assert_eq!(core.net.closed, [old]);
+    assert_eq!(core.places[0].clients, [(key, new)]);
+    let sent = String::from_utf8_lossy(&core.net.outboxes[&new]).into_owned();
+    assert!(sent.contains(r#"{"t":"RESUMED","s":2,"#), "{sent}");
+    // The old connection's late bytes find nobody.
+    core.on_event(now, Event::Closed(old, None));
+    assert_eq!(core.group.shards[0].report(now).clients, 1);
+}
