@@ -68,6 +68,11 @@ impl<K> Socket<K> {
         matches!(self.phase, Phase::Open | Phase::Closing { .. }) && self.outbox.pending() > 0
     }
 
+    /// Whether an outbox that runs empty leads on: to `Drained`, or to the half-close of a closing socket.
+    pub fn is_awaited(&self) -> bool {
+        self.held_up || matches!(self.phase, Phase::Closing { .. })
+    }
+
     /// The caller may still speak of it.
     fn is_callers(&self) -> bool {
         matches!(self.phase, Phase::Connecting | Phase::Open | Phase::Releasing)

@@ -66,6 +66,8 @@ pub struct Ring {
     accepting: bool,
     mailbox: Option<OwnedFd>,
     polling_mail: bool,
+    /// Something follows when a send of this turn takes everything. The kernel does not report that, so the turn does not sleep.
+    hasty: bool,
     failed: bool,
 }
 
@@ -90,6 +92,7 @@ impl Ring {
             accepting: false,
             mailbox: None,
             polling_mail: false,
+            hasty: false,
             failed: false,
         })
     }
@@ -135,6 +138,7 @@ impl Ring {
         let wants_send = socket.wants_send();
         let wants_poll = socket.phase == Phase::Connecting || (wants_send && socket.waiting);
         let waiting = socket.waiting;
+        let awaited = socket.is_awaited();
         let fd = socket.fd.as_fd();
         let flight = &mut socket.kernel;
 
@@ -156,6 +160,7 @@ impl Ring {
             self.queue.cancel_poll_writable(token)?;
         }
         if wants_send && !waiting {
+            self.hasty |= awaited;
             self.queue.send(token, fd, std::mem::take(&mut socket.outbox))?;
         }
         if releasing && !flight.receiving && !flight.polling {
@@ -292,7 +297,8 @@ impl Ring {
     fn try_turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.table.expire();
         self.prepare_all()?;
-        let rest = self.table.rest(timeout);
+        let hasty = std::mem::take(&mut self.hasty);
+        let rest = if hasty { Some(Duration::ZERO) } else { self.table.rest(timeout) };
         self.run(rest)?;
         self.settle();
         Ok(())

@@ -27,6 +27,13 @@ pub fn start(settings: Settings) -> Rc<Client> {
     client
 }
 
+/// A client of `url` for `shard` of `shards`, ready.
+pub async fn join(url: &str, shard_of: [u32; 2], compression: Compression) -> Rc<Client> {
+    let client = start(settings(url, shard_of, compression));
+    ready(&client).await;
+    client
+}
+
 /// Waits until `client` has READY and its guilds.
 pub async fn ready(client: &Client) {
     until(|| client.is_live.get() && client.judge.borrow().is_ready()).await;

@@ -5,6 +5,7 @@
 pub mod judged;
 pub mod proxy;
 pub mod raw;
+pub mod stats;
 
 use std::time::Duration;
 

@@ -155,3 +155,10 @@ impl Raw {
         (ready["d"].clone(), 1 + guilds)
     }
 }
+
+/// A client of `url` whose session on this shard has begun, its READY and its last number.
+pub async fn identified(url: &str, [shard, shards]: [u32; 2]) -> (Raw, Value, u64) {
+    let mut raw = Raw::saying(url, &good(shard, shards)).await;
+    let (ready, seq) = raw.ready().await;
+    (raw, ready, seq)
+}

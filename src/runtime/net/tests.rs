@@ -13,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::{Event, Net, Token};
+use crate::runtime::clock;
 use crate::runtime::epoll::Epoll;
 use crate::runtime::sys;
 use crate::runtime::uring::Ring;
@@ -57,6 +58,7 @@ promises!(
     two_backends_talk_to_each_other,
     a_slow_reader_gets_everything_in_order,
     an_outbox_that_is_taken_at_once_is_drained_where_that_is_awaited,
+    what_follows_an_empty_outbox_is_not_slept_over,
     a_reset_is_reported_once,
     an_end_of_stream_comes_after_the_bytes,
     closing_with_linger_delivers_everything,
@@ -180,6 +182,30 @@ fn an_outbox_that_is_taken_at_once_is_drained_where_that_is_awaited<N: Net>(make
     run_dry(&mut net);
     peer.read_exact(&mut [0; 4]).unwrap();
     assert!(events_now(&mut net).is_empty(), "it was awaited once");
+}
+
+fn what_follows_an_empty_outbox_is_not_slept_over<N: Net>(make: impl Fn() -> N) {
+    let mut net = make();
+    let (token, mut peer) = pair(&mut net);
+    run_dry(&mut net);
+    let began = clock::now();
+    net.queue(token).extend_from_slice(b"few");
+    net.await_drained(token);
+    net.turn(Some(LONG)).unwrap();
+    assert!(matches!(net.next(), Some(Event::Drained(it)) if it == token));
+    net.queue(token).extend_from_slice(b"last");
+    net.close(token, LONG * 2);
+    // It goes when it has heard the end, and that wakes the other side.
+    let peer = thread::spawn(move || {
+        let mut text = String::new();
+        peer.read_to_string(&mut text).unwrap();
+        text
+    });
+    while !net.is_empty() {
+        net.turn(Some(LONG)).unwrap();
+    }
+    assert_eq!(peer.join().unwrap(), "fewlast");
+    assert!(clock::now() - began < LONG, "a turn slept until its end");
 }
 
 fn a_reset_is_reported_once<N: Net>(make: impl Fn() -> N) {
