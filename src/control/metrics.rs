@@ -96,7 +96,7 @@ fn latency_histogram(page: &mut Page, shard: &ShardReport) {
 
 fn ours_by_shard(page: &mut Page, shards: &[&ShardReport]) {
     type Value = fn(&ShardReport) -> u64;
-    let families: [(&str, &str, &str, Value); 13] = [
+    let families: [(&str, &str, &str, Value); 15] = [
         ("clients", "gauge", "Clients connected and identified.", |it| it.clients as u64),
         ("sessions", "gauge", "Client sessions, connected or waiting for RESUME.", |it| it.sessions as u64),
         ("log_bytes", "gauge", "Bytes held in the log.", |it| it.log_bytes as u64),
@@ -115,7 +115,16 @@ fn ours_by_shard(page: &mut Page, shards: &[&ShardReport]) {
         ("commands_refused_total", "counter", "Client commands refused because the queue was full.", |it| {
             it.commands_refused
         }),
+        (
+            "upstream_repeated_total",
+            "counter",
+            "Dispatches of Discord that repeated a number and were left out.",
+            |it| it.repeated,
+        ),
         ("cache_bytes", "gauge", "Bytes of cached JSON.", |it| it.cache.bytes),
+        ("cache_errors_total", "counter", "Dispatches that the cache could not read; they were passed on.", |it| {
+            it.cache_errors
+        }),
     ];
     for (name, kind, help, value) in families {
         page.by_shard(shards, &format!("shardgate_{name}"), kind, help, value);
@@ -140,6 +149,14 @@ fn ours_by_process(page: &mut Page, cores: &[CoreReport], process: &ProcessRepor
     page.family("shardgate_greeting_clients", "gauge", "Connections that have not identified yet.");
     for core in cores {
         page.line("shardgate_greeting_clients", &[("core", &core.core)], &core.greeting);
+    }
+    page.family(
+        "shardgate_log_dropped_early_total",
+        "counter",
+        "Log segments given back before log_seconds were over, for want of log_bytes.",
+    );
+    for core in cores {
+        page.line("shardgate_log_dropped_early_total", &[("core", &core.core)], &core.log_dropped_early);
     }
     page.family("shardgate_backend_info", "gauge", "The kernel interface that carries the sockets of each core.");
     for core in cores {

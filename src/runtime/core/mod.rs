@@ -26,6 +26,7 @@ use super::mesh::{CoreReport, CoreSender, ToControl, ToCore};
 use super::net::{Event, Net, Token};
 use super::placement::Placement;
 use crate::session::client::Rules;
+use crate::session::upstream::Status;
 use crate::shard::group::Group;
 use crate::shard::seat::SeatKey;
 use crate::wire::{CloseCode, Compression};
@@ -60,6 +61,8 @@ struct Place {
     /// Its clients must be pumped before the turn ends.
     dirty: bool,
     armed: Option<Instant>,
+    /// The shard's status as the log was told it last.
+    told: Option<Status>,
 }
 
 struct Draining {

@@ -157,7 +157,10 @@ impl<N: Net> Core<N> {
 
     pub(super) fn unseat(&mut self, now: Instant, seated: Seated, ended: bool) {
         self.places[seated.shard].clients.retain(|it| it.0 != seated.key);
-        self.group.shards[seated.shard].leave(now, seated.key, ended);
+        let shard = &mut self.group.shards[seated.shard];
+        let session = shard.session_id(seated.key).unwrap_or("");
+        info!(shard = self.shared.placement.shard(self.index, seated.shard).0, session, ended, "client left");
+        shard.leave(now, seated.key, ended);
     }
 
     pub(super) fn disconnect(&mut self, at: usize, key: SeatKey, code: CloseCode) {

@@ -12,6 +12,7 @@ use crate::runtime::conns::Conn;
 use crate::runtime::link::{Link, LinkError, LinkEvent, Scratch};
 use crate::runtime::mesh::ToControl;
 use crate::runtime::net::{Net, Token};
+use crate::session::upstream::Status;
 use crate::shard::Action;
 use crate::wire::{CloseCode, ShardId};
 
@@ -82,8 +83,25 @@ impl<N: Net> Core<N> {
                 }
             }
         }
+        self.tell_status(at);
         self.mark_dirty(at);
         self.arm_shard(at);
+    }
+
+    /// One line whenever a shard gains or loses its session's stream.
+    fn tell_status(&mut self, at: usize) {
+        let status = self.group.shards[at].status();
+        let told = std::mem::replace(&mut self.places[at].told, Some(status));
+        if told == Some(status) {
+            return;
+        }
+        let shard = self.shard_id(at).0;
+        match status {
+            Status::Active => info!(shard, "shard is live"),
+            Status::Resuming if told == Some(Status::Active) => info!(shard, "shard resumes"),
+            Status::Disconnected if told == Some(Status::Active) => info!(shard, "shard is disconnected"),
+            _ => debug!(shard, ?status, "shard goes on"),
+        }
     }
 
     pub(super) fn mark_dirty(&mut self, at: usize) {
