@@ -204,9 +204,9 @@ impl<C: Core> Coordinator<C> {
 
     fn resolve(&self, shard: ShardId, host: String, port: u16) {
         let Some(core) = self.cores.get((self.core_of)(shard)).cloned() else { return };
-        self.helpers.resolver.resolve(host, port, move |addresses| {
+        self.helpers.resolver.resolve(host.clone(), port, move |addresses| {
             // A core that has ended needs no address.
-            let _ = core.send(ToCore::Resolved { shard, addresses });
+            let _ = core.send(ToCore::Resolved { shard, host, addresses });
         });
     }
 

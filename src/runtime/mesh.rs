@@ -19,7 +19,7 @@ pub enum ToCore {
     /// The shard may connect now and IDENTIFY no earlier than `not_before`.
     IdentifyTurn { shard: ShardId, not_before: Instant },
     /// Answer to `ToControl::Resolve`; the error is a sentence.
-    Resolved { shard: ShardId, addresses: Result<Vec<SocketAddr>, String> },
+    Resolved { shard: ShardId, host: String, addresses: Result<Vec<SocketAddr>, String> },
     /// Answer with a report of every shard of this core.
     Report(mpsc::Sender<CoreReport>),
     /// Stop accepting, send what is buffered, close clients resumably and Discord's connections with this code, then answer

@@ -68,8 +68,8 @@ fn addresses_go_to_the_core_that_holds_the_shard() {
     let (mut coordinator, [_first, second]) = two_cores(10);
     let message = ToControl::Resolve { shard: ShardId(1), host: "127.0.0.1".into(), port: 9 };
     coordinator.on_mail(message, clock::now());
-    let Ok(ToCore::Resolved { shard, addresses }) = second.recv() else { panic!("something else") };
-    assert_eq!((shard, addresses), (ShardId(1), Ok(vec!["127.0.0.1:9".parse().unwrap()])));
+    let Ok(ToCore::Resolved { shard, host, addresses }) = second.recv() else { panic!("something else") };
+    assert_eq!((shard, host.as_str(), addresses), (ShardId(1), "127.0.0.1", Ok(vec!["127.0.0.1:9".parse().unwrap()])));
 }
 
 #[test]

@@ -213,9 +213,9 @@ impl<N: Net> Core<N> {
                     self.run_actions(now, at);
                 }
             }
-            ToCore::Resolved { shard, addresses } => {
+            ToCore::Resolved { shard, host, addresses } => {
                 if let Some(at) = self.place_of(shard) {
-                    self.on_resolved(now, at, addresses);
+                    self.on_resolved(now, at, &host, addresses);
                 }
             }
             ToCore::Report(reply) => {

@@ -122,7 +122,11 @@ fn core(now: Instant) -> (Core<Stage>, mpsc::Receiver<ToControl>) {
 fn connecting(core: &mut Core<Stage>, now: Instant, addresses: &[SocketAddr]) {
     core.on_shard_timeout(now, 0);
     core.on_mail(now, ToCore::IdentifyTurn { shard: ShardId(0), not_before: now });
-    core.on_mail(now, ToCore::Resolved { shard: ShardId(0), addresses: Ok(addresses.to_vec()) });
+    core.on_mail(now, resolved("gateway.invalid", Ok(addresses.to_vec())));
+}
+
+fn resolved(host: &str, addresses: Result<Vec<SocketAddr>, String>) -> ToCore {
+    ToCore::Resolved { shard: ShardId(0), host: host.to_owned(), addresses }
 }
 
 fn address(last: u8) -> SocketAddr {
@@ -268,12 +272,23 @@ fn an_address_that_does_not_answer_makes_way_for_the_next() {
 }
 
 #[test]
+fn a_late_answer_for_another_host_is_not_taken() {
+    let now = clock::now();
+    let (mut core, _mail) = core(now);
+    core.on_shard_timeout(now, 0);
+    core.on_mail(now, ToCore::IdentifyTurn { shard: ShardId(0), not_before: now });
+    core.on_mail(now, resolved("resume.invalid", Ok(vec![address(9)])));
+    core.on_mail(now, resolved("gateway.invalid", Ok(vec![address(1)])));
+    assert_eq!(core.net.connects.iter().map(|it| it.1).collect::<Vec<_>>(), [address(1)]);
+}
+
+#[test]
 fn a_turn_to_identify_that_came_to_no_address_is_returned_at_once() {
     let now = clock::now();
     let (mut core, mail) = core(now);
     core.on_shard_timeout(now, 0);
     core.on_mail(now, ToCore::IdentifyTurn { shard: ShardId(0), not_before: now });
-    core.on_mail(now, ToCore::Resolved { shard: ShardId(0), addresses: Err("no such host".to_owned()) });
+    core.on_mail(now, resolved("gateway.invalid", Err("no such host".to_owned())));
     assert!(mail.try_iter().any(|it| matches!(it, ToControl::IdentifyReturned { .. })));
 }
 

@@ -142,10 +142,20 @@ impl<N: Net> Core<N> {
         }
     }
 
-    pub(super) fn on_resolved(&mut self, now: Instant, at: usize, addresses: Result<Vec<SocketAddr>, String>) {
+    pub(super) fn on_resolved(
+        &mut self,
+        now: Instant,
+        at: usize,
+        host: &str,
+        addresses: Result<Vec<SocketAddr>, String>,
+    ) {
         let Some(link) = self.places[at].link.as_mut().filter(|it| it.token.is_none() && it.is_connecting()) else {
             return;
         };
+        // A late answer to a connection that was given up: the next one may go to the other host.
+        if link.url.host != host {
+            return;
+        }
         match addresses {
             Ok(addresses) => {
                 link.on_resolved(addresses);
