@@ -3,7 +3,7 @@
 mod common;
 
 use common::judged::{self, assert_faultless, has};
-use common::proxy::{Proxy, backends};
+use common::proxy::{Proxy, on_backends};
 use common::raw::{Got, Raw, good, identified, resume};
 use common::stats::connected;
 use common::{order, stats_until, until, with_discord};
@@ -15,7 +15,7 @@ use tokio::time::{Duration, sleep};
 
 #[test]
 fn clients_of_one_shard_in_every_compression_each_get_everything() {
-    for backend in backends() {
+    on_backends(|backend| {
         with_discord(&["--shards", "2", "--guilds", "3", "--outage-every", "1"], async |discord: Address| {
             let proxy = Proxy::start(&discord, &[], json!({"backend": backend})).await;
             let mut clients = Vec::new();
@@ -30,14 +30,14 @@ fn clients_of_one_shard_in_every_compression_each_get_everything() {
             }
             proxy.stop().await;
         });
-    }
+    });
 }
 
 #[test]
 fn a_dispatch_of_megabytes_arrives_whole() {
     let d = format!("{{\"text\":\"{}\",\"end\":true}}", "\\\"s\\\":1, ".repeat(300_000));
     let body = format!("{{\"t\":\"HUGE\",\"d\":{d}}}");
-    for backend in backends() {
+    on_backends(|backend| {
         for upstream in ["none", "zlib-stream", "zstd-stream"] {
             with_discord(&["--shards", "1", "--guilds", "1"], async |discord: Address| {
                 let keys = json!({"backend": backend, "upstream_compression": upstream});
@@ -58,12 +58,12 @@ fn a_dispatch_of_megabytes_arrives_whole() {
                 proxy.stop().await;
             });
         }
-    }
+    });
 }
 
 #[test]
 fn a_client_that_stops_reading_is_closed_resumably_and_misses_nothing() {
-    for backend in backends() {
+    on_backends(|backend| {
         with_discord(&["--shards", "2", "--guilds", "2"], async |discord: Address| {
             let proxy = Proxy::start(&discord, &[], json!({"backend": backend})).await;
             let mut settings = judged::settings(&proxy.url, [1, 2], Compression::None);
@@ -85,12 +85,12 @@ fn a_client_that_stops_reading_is_closed_resumably_and_misses_nothing() {
             assert_eq!(quick.history.borrow().connects, 1);
             proxy.stop().await;
         });
-    }
+    });
 }
 
 #[test]
 fn a_session_whose_events_have_left_the_log_is_told_so() {
-    for backend in backends() {
+    on_backends(|backend| {
         with_discord(&["--shards", "1", "--guilds", "2"], async |discord: Address| {
             let proxy = Proxy::start(&discord, &[], json!({"backend": backend, "log_bytes": 1 << 20})).await;
             let witness = judged::join(&proxy.url, [0, 1], Compression::None).await;
@@ -111,12 +111,12 @@ fn a_session_whose_events_have_left_the_log_is_told_so() {
             drop(back);
             proxy.stop().await;
         });
-    }
+    });
 }
 
 #[test]
 fn a_client_that_comes_before_discord_has_answered_waits_and_is_served() {
-    for backend in backends() {
+    on_backends(|backend| {
         with_discord(&["--shards", "2", "--guilds", "2"], async |discord: Address| {
             order(&discord, "refuse?count=1000000", "").await;
             let proxy = Proxy::spawn(&discord, &[], json!({"backend": backend}));
@@ -134,7 +134,7 @@ fn a_client_that_comes_before_discord_has_answered_waits_and_is_served() {
             drop(early);
             proxy.stop().await;
         });
-    }
+    });
 }
 
 #[test]

@@ -3,7 +3,7 @@
 mod common;
 
 use common::judged::{self, assert_faultless, has};
-use common::proxy::{Proxy, backends};
+use common::proxy::{Proxy, on_backends};
 use common::raw::{Got, Raw, identified};
 use common::stats::{connected, sessions};
 use common::{order, stats, stats_until, with_discord};
@@ -14,7 +14,7 @@ use tokio::time::{Duration, sleep};
 
 #[test]
 fn sigterm_closes_clients_resumably_after_their_events_and_keeps_discords_sessions() {
-    for backend in backends() {
+    on_backends(|backend| {
         with_discord(&["--shards", "3", "--guilds", "2"], async |discord: Address| {
             let mut proxy = Proxy::start(&discord, &[], json!({"backend": backend})).await;
             let (mut reader, ..) = identified(&proxy.url, [1, 3]).await;
@@ -37,7 +37,7 @@ fn sigterm_closes_clients_resumably_after_their_events_and_keeps_discords_sessio
             assert_eq!((sessions(&stats), &stats["drops"]), (3, &json!(0)), "{stats}");
             assert_eq!(stats["closes_received"], json!({"4900": 3}));
         });
-    }
+    });
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn a_signal_before_discord_answers_ends_the_proxy_cleanly() {
 
 #[test]
 fn the_pages_answer_with_the_proxys_own_address_and_state() {
-    for backend in backends() {
+    on_backends(|backend| {
         with_discord(&["--shards", "3", "--guilds", "2"], async |discord: Address| {
             let mut proxy = Proxy::spawn(&discord, &[], json!({"backend": backend}));
             proxy.ready().await;
@@ -110,7 +110,7 @@ fn the_pages_answer_with_the_proxys_own_address_and_state() {
             assert!(proxy.page("/metrics").await.1.contains(&format!("backend=\"{backend}\"")));
             proxy.stop().await;
         });
-    }
+    });
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn a_shard_that_is_not_active_shows_on_the_pages() {
 
 #[test]
 fn a_client_that_does_not_read_does_not_hold_up_the_end() {
-    for backend in backends() {
+    on_backends(|backend| {
         with_discord(&["--shards", "1", "--guilds", "1"], async |discord: Address| {
             let proxy = Proxy::start(&discord, &[], json!({"backend": backend})).await;
             let (mute, ..) = identified(&proxy.url, [0, 1]).await;
@@ -143,5 +143,5 @@ fn a_client_that_does_not_read_does_not_hold_up_the_end() {
             assert_faultless(&witness);
             drop(mute);
         });
-    }
+    });
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 
 use loadtest::client::options::INTENTS;
 use loadtest::discord::Address;
@@ -38,9 +39,19 @@ pub fn backends() -> Vec<&'static str> {
     ["epoll", "io_uring"].into_iter().filter(is_allowed).collect()
 }
 
+/// Runs `test` for every backend, all at once: they mostly wait.
+pub fn on_backends(test: impl Fn(&'static str) + Sync) {
+    thread::scope(|scope| {
+        for backend in backends() {
+            let test = &test;
+            scope.spawn(move || test(backend));
+        }
+    });
+}
+
 /// Two cores where there are two, so that clients are handed over.
 pub fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, |it| it.get().min(2))
+    thread::available_parallelism().map_or(1, |it| it.get().min(2))
 }
 
 pub struct Proxy {
@@ -138,7 +149,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             eprintln!("the proxy's log:\n{}", std::fs::read_to_string(&self.log).unwrap_or_default());
         }
         std::fs::remove_file(&self.log).ok();
