@@ -7,8 +7,8 @@ use std::io;
 use crate::link::Link;
 use crate::url::Url;
 
-/// Longest request or answer that is read; a longer one is an error and ends the connection.
-const MESSAGE_BYTES_MAX: usize = 8 << 20;
+/// Longest request or answer that is read, room for an event of 64 MiB; a longer one is an error and ends the connection.
+const MESSAGE_BYTES_MAX: usize = 65 << 20;
 
 /// A request or an answer, whole.
 #[derive(Debug, Default)]
