@@ -18,7 +18,6 @@ impl Port {
     /// Errs when the kernel has no port left.
     pub fn reserve() -> io::Result<Self> {
         let socket = TcpSocket::new_v4()?;
-        socket.set_reuseaddr(true)?;
         socket.set_reuseport(true)?;
         socket.bind(([127, 0, 0, 1], 0).into())?;
         Ok(Self { number: socket.local_addr()?.port(), _bound: socket })

@@ -203,6 +203,7 @@ fn what_follows_an_empty_outbox_is_not_slept_over<N: Net>(make: impl Fn() -> N) 
     });
     while !net.is_empty() {
         net.turn(Some(LONG)).unwrap();
+        assert!(net.next().is_none(), "a closed token is heard of no more");
     }
     assert_eq!(peer.join().unwrap(), "fewlast");
     assert!(clock::now() - began < LONG, "a turn slept until its end");
