@@ -66,6 +66,7 @@ pub fn start(settings: &RuntimeSettings, control: mpsc::Sender<ToControl>) -> io
         },
     });
     // With SO_REUSEPORT each core has a listener of its own; the first one finds the port.
+    sys::refuse_a_taken_port(settings.listen)?;
     let mut listeners = vec![sys::listen_on(settings.listen)?];
     let listen = sys::bound_address(&listeners[0])?;
     for _ in 1..settings.cores.len() {

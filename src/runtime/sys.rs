@@ -6,7 +6,7 @@
 
 use std::io;
 use std::mem::size_of;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -15,6 +15,9 @@ use libc::c_int;
 /// Connections that wait to be accepted, per listener. When it is full the kernel drops the SYN and the client tries again.
 /// The kernel caps it at `net.core.somaxconn`.
 const BACKLOG: c_int = 4096;
+
+/// How long a listener of our own machine may take to answer.
+const TAKEN_PORT_WAIT: Duration = Duration::from_millis(500);
 
 /// A non-blocking listener with SO_REUSEPORT, so that every core can bind the same address.
 ///
@@ -29,6 +32,25 @@ pub fn listen_on(address: SocketAddr) -> io::Result<OwnedFd> {
     // SAFETY: no memory is involved.
     check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) })?;
     Ok(socket)
+}
+
+/// Errs with `AddrInUse` when somebody accepts connections at `address`: SO_REUSEPORT would let us share the port in silence, and take
+/// part of the other's clients. Port 0 is never taken. Blocks for a moment: not for a core.
+pub fn refuse_a_taken_port(address: SocketAddr) -> io::Result<()> {
+    if address.port() == 0 {
+        return Ok(());
+    }
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    match TcpStream::connect_timeout(&SocketAddr::new(ip, address.port()), TAKEN_PORT_WAIT) {
+        Ok(_) => {
+            Err(io::Error::new(io::ErrorKind::AddrInUse, format!("{address}: another program listens there already")))
+        }
+        Err(_) => Ok(()),
+    }
 }
 
 /// The address a socket is bound to: what port 0 became.
@@ -247,6 +269,20 @@ mod tests {
         assert_ne!(address.port(), 0);
         let second = listen_on(address).unwrap();
         assert_eq!(bound_address(&second).unwrap(), address);
+    }
+
+    #[test]
+    fn a_port_where_somebody_listens_is_taken_and_a_merely_bound_one_is_not() {
+        let listener = listen_on("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = bound_address(&listener).unwrap();
+        let anywhere = SocketAddr::new("0.0.0.0".parse().unwrap(), address.port());
+        for address in [address, anywhere] {
+            let error = refuse_a_taken_port(address).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        }
+        drop(listener);
+        assert!(refuse_a_taken_port(address).is_ok());
+        assert!(refuse_a_taken_port("0.0.0.0:0".parse().unwrap()).is_ok());
     }
 
     #[test]

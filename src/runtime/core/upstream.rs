@@ -91,7 +91,7 @@ impl<N: Net> Core<N> {
     /// One line whenever a shard gains or loses its session's stream.
     fn tell_status(&mut self, at: usize) {
         let status = self.group.shards[at].status();
-        let told = std::mem::replace(&mut self.places[at].told, Some(status));
+        let told = self.places[at].told.replace(status);
         if told == Some(status) {
             return;
         }
