@@ -15,7 +15,6 @@ pub mod mask;
 #[doc(hidden)]
 pub mod properties;
 pub mod scan;
-pub mod splice;
 pub mod url;
 
 pub use close::CloseCode;
