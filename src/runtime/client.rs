@@ -5,7 +5,6 @@
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use super::net::Token;
 use crate::session::client::{Conversation, HANDSHAKE_MAX, HEARTBEAT_INTERVAL};
 use crate::session::payload::{Identify, Resume};
 use crate::shard::seat::SeatKey;
@@ -122,6 +121,3 @@ impl Client {
         frame::write_close(out, code, reason, None);
     }
 }
-
-/// A client in a core's table.
-pub type Connected = (Token, Box<Client>);

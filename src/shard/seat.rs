@@ -97,7 +97,7 @@ impl Seat {
         self.phase = Phase::Snapshot(Snapshot { rendered: VecDeque::from([("READY", ready)]), guilds });
     }
 
-    /// `guild` is about to change (`None`: all of them): write it down as it is, if it was not sent yet.
+    /// `guild` is about to change: write it down as it is, if it was not sent yet.
     pub fn before_change(&mut self, cache: &Cache, guild: GuildId) {
         let Phase::Snapshot(snapshot) = &mut self.phase else { return };
         if let Some(at) = snapshot.guilds.iter().position(|it| *it == guild) {
