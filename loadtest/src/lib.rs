@@ -3,6 +3,7 @@
 //! It judges from outside, through sockets: nothing here depends on the proxy.
 
 pub mod args;
+pub mod chaos;
 pub mod client;
 pub mod clock;
 pub mod compress;
@@ -13,6 +14,7 @@ pub mod judge;
 pub mod link;
 pub mod payload;
 pub mod run;
+pub mod state;
 pub mod tally;
 pub mod tls;
 pub mod url;

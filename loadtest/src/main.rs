@@ -1,9 +1,9 @@
-//! The commands of the load test: `discord`, `client`, `run`. Each has `--help`.
+//! The commands of the load test: `discord`, `client`, `run`, `chaos`. Each has `--help`.
 
 use std::process::ExitCode;
 
 use loadtest::args::{Args, Spec, usage};
-use loadtest::{client, discord, run};
+use loadtest::{chaos, client, discord, run};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -24,6 +24,13 @@ fn main() -> ExitCode {
                 block_on(run::run(run::options::Options::from_args(args)?))
             })
         }
+        "chaos" => with_args(
+            command,
+            "everything goes wrong, by a seed, and nothing is lost",
+            chaos::options::SPECS,
+            words,
+            |args| block_on(chaos::chaos(chaos::options::Options::from_args(args)?)),
+        ),
         _ => return help(),
     };
     match result {
@@ -36,7 +43,7 @@ fn main() -> ExitCode {
 }
 
 fn help() -> ExitCode {
-    eprintln!("loadtest discord | client | run, each with --help");
+    eprintln!("loadtest discord | client | run | chaos, each with --help");
     ExitCode::from(2)
 }
 

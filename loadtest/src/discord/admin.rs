@@ -2,7 +2,7 @@
 //!
 //! `POST drop?shard=N|all&events=M` cuts TCP, then M events happen on each of them; `op7`, `op1`,
 //! `op9?resumable=true`, `close?code=C`, `stall?ms=T`, `burst?events=M` take the same `shard`.
-//! `rate?events_per_s=R`, `hello_op7?count=N`, `refuse?count=N`, `rest?status=S&count=N&retry_after=T`;
+//! `rate?events_per_s=R`, `limits?max_concurrency=N`, `hello_op7?count=N`, `refuse?count=N`, `rest?status=S&count=N&retry_after=T`;
 //! `emit?shard=N` with a body `{"t":"NAME","d":...}`. `GET stats` shows everything.
 
 use std::rc::Rc;
@@ -105,6 +105,7 @@ impl Discord {
             }
             "burst" => self.burst_each(shard, query.number("events", 100)?),
             "rate" => self.events_per_s = query.number("events_per_s", 0.0)?,
+            "limits" => self.gate.set_max_concurrency(query.number("max_concurrency", 1)?),
             "hello_op7" => self.faults.hello_op7 = query.number("count", 1)?,
             "refuse" => self.faults.refuse_upgrade = query.number("count", 1)?,
             "rest" => {
