@@ -20,6 +20,7 @@ mod guild;
 mod kind;
 mod people;
 mod ready;
+mod restore;
 mod rules;
 mod table;
 #[cfg(test)]
