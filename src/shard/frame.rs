@@ -61,4 +61,3 @@ impl<'a> Iterator for Records<'a> {
         Some(Record { shard, kind, payload })
     }
 }
-

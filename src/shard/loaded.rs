@@ -100,7 +100,9 @@ mod tests {
     fn what_does_not_hold_what_was_asked_for_is_gone() {
         let mut loaded = Loaded::default();
         let good = stored(6, 2);
-        for answer in [None, Some((6, 8, &good[..])), Some((3, 7, &good)), Some((3, 9, &good[1..])), Some((7, 9, &good))] {
+        for answer in
+            [None, Some((6, 8, &good[..])), Some((3, 7, &good)), Some((3, 9, &good[1..])), Some((7, 9, &good))]
+        {
             assert!(!loaded.on_answer(5, answer), "{answer:?}");
         }
         assert!(loaded.is_empty());

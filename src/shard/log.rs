@@ -10,8 +10,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-pub use super::segment::{Audience, Dispatch};
 use super::segment::Segment;
+pub use super::segment::{Audience, Dispatch};
 
 /// Dispatches are stored in segments of about this size; the log is trimmed by whole segments. A larger dispatch gets a
 /// segment of its own.

@@ -243,8 +243,13 @@ mod tests {
         runs.begin(3, 9);
         runs.on_sent(3, 9);
         runs.on_sent(5, 12);
-        let dispatch =
-            |audience| StoredDispatch { index: 12, own: true, audience, head: b"{\"t\":\"X\",\"s\":", tail: b",\"op\":0}" };
+        let dispatch = |audience| StoredDispatch {
+            index: 12,
+            own: true,
+            audience,
+            head: b"{\"t\":\"X\",\"s\":",
+            tail: b",\"op\":0}",
+        };
         let seat = |resumed_at, runs| SeatRecord {
             key: 4,
             session_id: "0123",
@@ -257,8 +262,7 @@ mod tests {
             known_to: resumed_at,
             runs,
         };
-        let request =
-            |client, nonce| RequestRecord { tag: 77, client, nonce, chunks_received: 2 };
+        let request = |client, nonce| RequestRecord { tag: 77, client, nonce, chunks_received: 2 };
         vec![
             Record::Begin(17),
             Record::Epoch(Epoch {

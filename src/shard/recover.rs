@@ -15,8 +15,8 @@ use super::seat::{Seat, SeatKey};
 use super::{Shard, ShardSettings, epoch};
 use crate::session::requests::Asked;
 use crate::session::upstream::{Session, Upstream};
-use crate::wire::json;
 use crate::wire::GuildId;
+use crate::wire::json;
 
 /// What the records of one shard came to, so far.
 #[derive(Debug)]
@@ -211,7 +211,8 @@ impl Shard {
         let stored_from = recovered.trim_sealed();
         let sealed_to = recovered.sealed.last().map_or(0, |it| it.1);
         let mut shard = Self::new(settings, seed, now);
-        let epoch = recovered.epoch.take().filter(|it| !recovered.is_damaged && shard.cache.on_ready(&it.ready).is_ok());
+        let epoch =
+            recovered.epoch.take().filter(|it| !recovered.is_damaged && shard.cache.on_ready(&it.ready).is_ok());
         let Some(epoch) = epoch else {
             let mut shard = Self::new(shard.settings, seed, now);
             // What lies in the store is void, and its indices stay void.

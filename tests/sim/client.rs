@@ -189,7 +189,10 @@ impl Client {
             }
             "CHANNEL_CREATE" => {
                 let channel = id_of(&d["id"]);
-                assert!(self.guild(&d["guild_id"]).channels.insert(channel), "client {number}: channel {channel} twice");
+                assert!(
+                    self.guild(&d["guild_id"]).channels.insert(channel),
+                    "client {number}: channel {channel} twice"
+                );
             }
             "CHANNEL_DELETE" => {
                 let channel = id_of(&d["id"]);

@@ -250,7 +250,8 @@ impl Discord {
         let Some(id) = self.guilds.keys().nth(pick % self.guilds.len().max(1)).copied() else { return self.join() };
         let next = self.next_channel;
         let guild = self.guilds.get_mut(&id).expect("it was just picked");
-        let channel = |number: u64| json!({"id": number.to_string(), "guild_id": id.to_string(), "type": 0, "name": "c"});
+        let channel =
+            |number: u64| json!({"id": number.to_string(), "guild_id": id.to_string(), "type": 0, "name": "c"});
         match kind {
             0..10 => {
                 guild.version += 1;

@@ -139,7 +139,10 @@ impl Process {
             Some(StateStep::Blob(shard, mut blob)) => {
                 if saboteur.strikes(Sabotage::SpoilState, blob.guild != 0) {
                     let text = String::from_utf8(blob.bytes).expect("it is JSON");
-                    blob.bytes = text.replace("\"name\":\"c\"", "\"name\":\"d\"").replace("version\":", "version\":1").into_bytes();
+                    blob.bytes = text
+                        .replace("\"name\":\"c\"", "\"name\":\"d\"")
+                        .replace("version\":", "version\":1")
+                        .into_bytes();
                 }
                 self.group.shards[shard.0 as usize].on_state(GuildId(blob.guild), blob.as_of, &blob.bytes);
                 true
@@ -219,7 +222,12 @@ impl Process {
                 storage.queue.push_back(ToStore::Segment { shard: at, first: it.first, end: it.end, bytes: it.bytes });
             }
             while let Some(it) = shard.checkpoint(now) {
-                storage.queue.push_back(ToStore::State { shard: at, guild: it.guild.0, as_of: it.as_of, bytes: it.bytes });
+                storage.queue.push_back(ToStore::State {
+                    shard: at,
+                    guild: it.guild.0,
+                    as_of: it.as_of,
+                    bytes: it.bytes,
+                });
             }
             let stored = &mut self.stored[at];
             if !stored.is_whole && shard.journal().is_some() {
@@ -239,7 +247,9 @@ impl Process {
                 bytes.append(&mut journal.bytes);
             }
         }
-        storage.queue.push_back(ToStore::Records { marks: std::mem::take(&mut marks), bytes: std::mem::take(&mut bytes) });
+        storage
+            .queue
+            .push_back(ToStore::Records { marks: std::mem::take(&mut marks), bytes: std::mem::take(&mut bytes) });
         for (at, shard) in self.group.shards.iter_mut().enumerate() {
             shard.seal();
             while let Some(it) = shard.take_sealed() {

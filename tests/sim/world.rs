@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use shardgate::session::payload::{self, ClientPayload, Identify, Resume, Token};
 use shardgate::session::upstream::Status;
-use shardgate::shard::clients::{ResumeRefused, SEEK_MAX};
 use shardgate::shard::seat::{Pumped, SeatKey};
-use shardgate::shard::{Action, Shard};
+use shardgate::shard::{Action, ResumeRefused, Shard};
 use shardgate::wire::{CloseCode, ShardId};
 
 use crate::client::{Client, Mark};
@@ -28,6 +27,8 @@ const END: Duration = Duration::from_secs(330);
 
 /// How long Discord answers every RESUME and IDENTIFY with op 9, when it does.
 const STORM_MAX: Duration = Duration::from_secs(30);
+/// A RESUME ahead of what the proxy knows may be refused after this.
+const SEEK_MAX: Duration = Duration::from_secs(60);
 /// How long the core collects records when nobody waits for them.
 const BATCH: Duration = Duration::from_millis(10);
 const SYNC_EVERY: Duration = Duration::from_secs(5);
@@ -269,7 +270,9 @@ impl World {
                 fresh.on_bytes(&bytes);
                 process.flush(instant, &mut self.saboteur);
                 let answers = process.storage.as_mut().map(|it| it.work()).unwrap_or_default();
-                answers.into_iter().for_each(|it| drop(process.on_answer(instant, it)));
+                for answer in answers {
+                    process.on_answer(instant, answer);
+                }
             }
             assert!(fresh.has_snapshot(), "shard {shard} does not serve a new client");
             let truth: BTreeMap<u64, Option<_>> =
@@ -445,7 +448,8 @@ impl World {
 
     fn on_ready_at_proxy(&mut self, shard: usize, d: &serde_json::Value) {
         let id = d["session_id"].as_str().expect("READY names its session");
-        let number: u64 = id.rsplit('-').next().and_then(|it| it.parse().ok()).expect("the session's number ends its id");
+        let number: u64 =
+            id.rsplit('-').next().and_then(|it| it.parse().ok()).expect("the session's number ends its id");
         self.say(|| format!("shard {shard}: READY of {id}"));
         let line = &mut self.lines[shard];
         if let Some((old, last)) = line.received.replace((number, 0)) {
@@ -965,8 +969,7 @@ impl World {
     fn client_connects(&mut self, client: usize) {
         let resume = self.clients[client].session_id.clone();
         let Some(session_id) = resume else { return self.client_identifies(client) };
-        let (seq, shard, instant) =
-            (self.clients[client].last_sequence, self.clients[client].shard, self.instant());
+        let (seq, shard, instant) = (self.clients[client].last_sequence, self.clients[client].shard, self.instant());
         let resume = Resume { token: Token("secret".to_owned()), session_id, seq };
         let resumed = self.shard(shard).resume(instant, &resume);
         self.say(|| format!("client {client} resumes from {seq}: {resumed:?}"));
@@ -1107,7 +1110,8 @@ impl World {
         let certain = &self.lines[it.shard].certain;
         for ((session, last), next) in it.crossings.drain(..) {
             self.totals.crossings += 1;
-            let missed = certain.range(session..next).find(|(at, must)| **must > if **at == session { last } else { 0 });
+            let missed =
+                certain.range(session..next).find(|(at, must)| **must > if **at == session { last } else { 0 });
             assert!(missed.is_none(), "client {client} went from {session}/{last} to {next} and missed {missed:?}");
         }
     }
