@@ -425,6 +425,7 @@ impl World {
             value["d"]["nonce"] = "client-77-1".into();
             altered = Some(format!(r#"{{"t":{},"s":{},"op":0,"d":{}}}"#, value["t"], value["s"], value["d"]));
         }
+        self.say(|| format!("shard {shard} gets {}", shown(payload)));
         let repeated = self.shard(shard).report(instant).repeated;
         let payload = altered.as_ref().map_or(payload, |it| it.as_bytes());
         self.shard(shard).on_payload(instant, payload).expect("Discord sends JSON");
@@ -1102,6 +1103,7 @@ impl World {
         if self.saboteur.strikes(Sabotage::SkipBytes, !bytes.is_empty()) {
             return;
         }
+        self.say(|| format!("client {client} gets {}", shown(bytes)));
         self.clients[client].on_bytes(bytes);
         if self.saboteur.strikes(Sabotage::RepeatBytes, !bytes.is_empty()) {
             self.clients[client].on_bytes(bytes);
@@ -1125,6 +1127,12 @@ impl World {
         self.totals.fell_off += 1;
         self.clients[client].forget();
     }
+}
+
+/// Bytes for the history: what is printable of them, without filling.
+fn shown(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes).replace("xxxx", "");
+    text.chars().filter(|it| it.is_ascii_graphic()).collect()
 }
 
 fn identify(shard: usize) -> Identify {
