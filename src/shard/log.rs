@@ -12,10 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::segment::Segment;
 pub use super::segment::{Audience, Dispatch};
-<<<<<<< HEAD
-=======
 use crate::store::Sealed;
->>>>>>> d2
 
 /// Dispatches are stored in segments of about this size; the log is trimmed by whole segments. A larger dispatch gets a
 /// segment of its own.

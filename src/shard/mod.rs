@@ -40,7 +40,6 @@ use crate::wire::{CloseCode, GuildId};
 pub use clients::{IdentifyRefused, ResumeRefused, session_id, shard_of_session};
 use dirty::Dirty;
 use durable::Held;
-pub use durable::StateBlob;
 use journal::{Gates, Journal};
 use loaded::Loaded;
 use log::{Audience, Log};

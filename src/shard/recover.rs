@@ -15,10 +15,7 @@ use super::seat::{Seat, SeatKey};
 use super::{Shard, ShardSettings, epoch};
 use crate::session::requests::Asked;
 use crate::session::upstream::{Session, Upstream};
-<<<<<<< HEAD
-=======
 use crate::store::{Recovered, frame};
->>>>>>> d2
 use crate::wire::GuildId;
 use crate::wire::json;
 

@@ -24,7 +24,6 @@ pub struct Client {
     /// READY's guilds that have not come yet.
     guilds_due: Vec<u64>,
     got_ready: bool,
-<<<<<<< HEAD
     /// The last message, or the one that the snapshot stands behind.
     pub last_message: Option<Mark>,
     /// Where it went from one session of Discord's to a later one: the last message seen, and the later session.
@@ -33,15 +32,6 @@ pub struct Client {
     pub guilds: BTreeMap<u64, Option<Guild>>,
     /// Since when RESUME has not been answered.
     pub resuming: Option<Duration>,
-=======
-    pub last_message: Option<u64>,
-    /// Discord's session of that message: between two of them messages are lost, and that is known.
-    pub message_session: Option<u64>,
-    /// The number that the first message after the snapshot must have.
-    pub first_message: Option<u64>,
-    pub versions: [Option<u64>; GUILDS],
-    pub resuming: bool,
->>>>>>> d2
     pub paused_until: Duration,
     /// The proxy died while the session was young or the client connected: how far it got the next one has to find out.
     pub is_doubtful: bool,
@@ -67,16 +57,9 @@ impl Client {
             guilds_due: Vec::new(),
             got_ready: false,
             last_message: None,
-<<<<<<< HEAD
             crossings: Vec::new(),
             guilds: BTreeMap::new(),
             resuming: None,
-=======
-            message_session: None,
-            first_message: None,
-            versions: [None; GUILDS],
-            resuming: false,
->>>>>>> d2
             paused_until: Duration::ZERO,
             is_doubtful: false,
             may_lose: false,
@@ -155,25 +138,11 @@ impl Client {
         let guild = match name {
             "GUILD_CREATE" => {
                 assert_eq!(d["unavailable"], false);
-<<<<<<< HEAD
                 Some(guild_of(d))
             }
             "GUILD_DELETE" => {
                 assert_eq!(d["unavailable"], true);
                 None
-=======
-                let (guild, version) = (guild_of(&d["id"]), d["version"].as_u64());
-                assert!(version >= self.versions[guild], "client {}: guild {guild} goes back", self.number);
-                self.versions[guild] = version;
-            }
-            "GUILD_DELETE" => {
-                assert_eq!(d["unavailable"], true);
-                // Not there yet, or not as it was when Discord forgot the session: it comes again.
-                let id = d["id"].as_str().unwrap().to_owned();
-                take(&mut self.guilds_due, &d["id"]);
-                assert!(!self.unavailable.contains(&id), "an outage in an outage");
-                self.unavailable.push(id);
->>>>>>> d2
             }
             _ => panic!("client {}: {name} came into the guild stream", self.number),
         };
@@ -189,7 +158,6 @@ impl Client {
                 self.is_doubtful = false;
             }
             "MESSAGE_CREATE" => {
-<<<<<<< HEAD
                 let mark = (d["e"].as_u64().unwrap(), d["n"].as_u64().unwrap());
                 match self.last_message {
                     Some(last) if last.0 == mark.0 => {
@@ -201,16 +169,6 @@ impl Client {
                         self.crossings.push((last, mark.0));
                     }
                     None => {}
-=======
-                let n = d["n"].as_u64().unwrap();
-                let session = d["session"].as_u64();
-                let is_known_gap = self.message_session.is_some_and(|it| Some(it) != session);
-                self.message_session = session;
-                if is_known_gap {
-                    assert!(Some(n) > self.last_message);
-                } else if let Some(expected) = self.last_message.map(|it| it + 1).or(self.first_message) {
-                    assert_eq!(n, expected, "client {}: message lost, doubled or out of order", self.number);
->>>>>>> d2
                 }
                 self.last_message = Some(mark);
             }

@@ -231,16 +231,10 @@ impl Discord {
         self.dispatch("GUILD_MEMBERS_CHUNK", &chunk)
     }
 
-<<<<<<< HEAD
     pub fn message(&mut self, len: usize) -> Vec<Out> {
         let Some(session) = &mut self.session else { return vec![] };
         session.messages += 1;
         let d = json!({"e": session.number, "n": session.messages, "content": r#"{"t":"READY","s":1,"op":0}"#, "x": "x".repeat(len)});
-=======
-    pub fn message(&mut self) -> Vec<Out> {
-        self.messages += 1;
-        let d = json!({"guild_id": guild_id(0), "n": self.messages, "session": self.next_session, "content": r#"{"t":"READY","s":1,"op":0}"#});
->>>>>>> d2
         self.dispatch("MESSAGE_CREATE", &d)
     }
 

@@ -133,7 +133,14 @@ impl Process {
         }
     }
 
-    /// The next checkpoint goes to its shard. False when there are no more; then the old files can go.
+    /// The store asks right at the start for what the old files say.
+    pub fn rotate_at_start(&mut self, now: Instant) {
+        if let Some(wal) = self.rotate.take() {
+            self.rotate_to(wal, now);
+        }
+    }
+
+    /// The next checkpoint goes to its shard. False when there are no more.
     pub fn restore_next(&mut self, now: Instant, saboteur: &mut Saboteur) -> bool {
         match self.states.pop() {
             Some(StateStep::Blob(shard, mut blob)) => {
@@ -151,12 +158,7 @@ impl Process {
                 self.group.shards[shard.0 as usize].on_state_complete(now);
                 true
             }
-            None => {
-                if let Some(wal) = self.rotate.take() {
-                    self.rotate_to(wal, now);
-                }
-                false
-            }
+            None => false,
         }
     }
 

@@ -613,11 +613,18 @@ impl World {
     }
 
     fn restore(&mut self, number: u64) {
+        let asks_now = self.chance(60);
         let (instant, process) = (self.instant(), self.process.as_mut().expect("it is current"));
+        if asks_now {
+            process.rotate_at_start(instant);
+        }
         if process.restore_next(instant, &mut self.saboteur) {
             let pause = self.millis(0..40);
             self.at(self.now + pause, Happening::Restore(number));
+        } else {
+            process.rotate_at_start(instant);
         }
+        self.wake_storage();
     }
 
     fn death(&mut self) {
