@@ -4,8 +4,8 @@
 
 #![forbid(unsafe_code)]
 
-use super::ready::Ready;
 use super::Cache;
+use super::ready::Ready;
 use crate::wire::GuildId;
 use crate::wire::json::Invalid;
 
@@ -68,8 +68,12 @@ mod tests {
 
     fn cache() -> Cache {
         let mut cache = Cache::new(CacheFlags::default());
-        cache.on_ready(br#"{"v":10,"user":{"id":"1"},"guilds":[{"id":"5","unavailable":true},{"id":"6"},{"id":"7"}]}"#).unwrap();
-        cache.apply(b"GUILD_CREATE", br#"{"id":"6","name":"six","members":[{"user":{"id":"1"}},{"user":{"id":"2"}}]}"#).unwrap();
+        cache
+            .on_ready(br#"{"v":10,"user":{"id":"1"},"guilds":[{"id":"5","unavailable":true},{"id":"6"},{"id":"7"}]}"#)
+            .unwrap();
+        cache
+            .apply(b"GUILD_CREATE", br#"{"id":"6","name":"six","members":[{"user":{"id":"1"}},{"user":{"id":"2"}}]}"#)
+            .unwrap();
         cache.apply(b"GUILD_CREATE", br#"{"id":"5","name":"five","new":[1, 2]}"#).unwrap();
         cache.apply(b"GUILD_CREATE", br#"{"id":"9","name":"joined"}"#).unwrap();
         cache
@@ -118,7 +122,10 @@ mod tests {
         assert_eq!(gone, Ok(vec![GuildId(6), GuildId(7)]));
         let after = written(&cache).1;
         assert_eq!(after[..4], before[..]);
-        assert_eq!((after[4].0, cache.is_available(GuildId(8)), cache.is_available(GuildId(5))), (GuildId(8), false, true));
+        assert_eq!(
+            (after[4].0, cache.is_available(GuildId(8)), cache.is_available(GuildId(5))),
+            (GuildId(8), false, true)
+        );
         assert!(cache.replace_ready(b"[").is_err());
     }
 

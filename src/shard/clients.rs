@@ -250,8 +250,12 @@ impl Shard {
     }
 
     pub(super) fn give_up_seeking(&mut self, now: Instant) {
-        let late: Vec<_> =
-            self.seats.iter().filter(|it| seeking_until(it).is_some_and(|until| now >= until)).map(|it| it.key).collect();
+        let late: Vec<_> = self
+            .seats
+            .iter()
+            .filter(|it| seeking_until(it).is_some_and(|until| now >= until))
+            .map(|it| it.key)
+            .collect();
         late.into_iter().for_each(|key| self.invalidate(key));
         self.seeking_due = self.seats.iter().filter_map(seeking_until).min();
     }

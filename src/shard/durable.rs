@@ -7,20 +7,10 @@
 use std::time::Instant;
 
 use super::journal::Journal;
-use super::log::Sealed;
 use super::record::{Record, RequestRecord};
 use super::{Action, Shard};
 use crate::session::requests::Asked;
-use crate::wire::GuildId;
-
-/// A checkpoint: one guild's state before the event at index `as_of`.
-#[derive(Debug, PartialEq, Eq)]
-pub struct StateBlob {
-    pub guild: GuildId,
-    pub as_of: u64,
-    /// What `Shard::on_state` takes; empty for a guild that is gone.
-    pub bytes: Vec<u8>,
-}
+use crate::store::{Sealed, StateBlob};
 
 /// A client's request, ready to be sent once the store knows whose it is.
 #[derive(Debug)]
@@ -116,7 +106,7 @@ impl Shard {
         self.floor_moved = self.beginning.is_none();
         let mut bytes = Vec::new();
         self.cache.write_guild(guild, &mut bytes);
-        Some(StateBlob { guild, as_of: self.log.head(), bytes })
+        Some(StateBlob { guild: guild.0, as_of: self.log.head(), bytes })
     }
 
     /// The lowest index that a restart would read to make up for what checkpoints do not have.
@@ -124,14 +114,18 @@ impl Shard {
         self.floor.min(self.ready_as_of)
     }
 
-    /// The answer to `Action::ReadLog(index)`: `first ≤ index < end`, and what `Sealed` held. `None`: it is gone. Pump the clients
-    /// afterwards.
-    pub fn on_segment(&mut self, now: Instant, index: u64, segment: Option<(u64, u64, Vec<u8>)>) {
+    /// The store has let older segments go: it begins with this index now.
+    pub fn on_store_tail(&mut self, from: u64) {
+        self.stored_from = self.stored_from.max(from);
+        self.end_unreadable();
+    }
+
+    /// The answer to `Action::ReadLog(index)`; `None`: it is gone. Pump the clients afterwards.
+    pub fn on_segment(&mut self, now: Instant, index: u64, segment: Option<Sealed>) {
         if self.journal.is_none() {
             return;
         }
-        let segment = segment.as_ref().map(|(first, end, bytes)| (*first, *end, &bytes[..]));
-        if !self.loaded.on_answer(index, segment) {
+        if !self.loaded.on_answer(index, segment.as_ref()) {
             self.stored_from = self.stored_from.max(index + 1);
             self.end_unreadable();
         }

@@ -192,16 +192,22 @@ impl Shard {
 
     /// What the session with Discord is now.
     pub(super) fn write_epoch(&mut self) {
-        self.ready_as_of = self.log.head();
+        if self.restoring.is_none() {
+            self.ready_as_of = self.log.head();
+        }
         let Some(journal) = self.journal.as_mut().filter(|_| self.cache.has_ready()) else { return };
         let session = self.upstream.session();
         let mut ready = Vec::new();
-        self.cache.write_ready("", "", [0, 0], &mut ready);
+        match &self.restoring {
+            Some(restoring) => ready.extend_from_slice(&restoring.ready),
+            None => self.cache.write_ready("", "", [0, 0], &mut ready),
+        }
         journal.push(&Record::Epoch(Epoch {
             session_id: session.map_or("", |it| &it.id),
             resume_url: session.map_or("", |it| &it.resume_url),
             sequence: session.map_or(0, |it| it.sequence),
             base: self.base,
+            head: self.log.head(),
             as_of: self.ready_as_of,
             state_from: self.state_from,
             pending: self.pending.iter().copied().collect(),

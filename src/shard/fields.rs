@@ -1,50 +1,32 @@
 //! Little-endian fields of what a shard stores, written and read back. Reading never panics: what is cut or odd is `None`.
 #![forbid(unsafe_code)]
 
-/// What is left to read.
-pub(super) struct Fields<'a>(pub &'a [u8]);
+pub(super) use crate::store::format::Fields;
 
-impl<'a> Fields<'a> {
-    pub fn take(&mut self, len: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(taken)
+/// A flag byte and the number behind it.
+pub(super) fn maybe_u64(fields: &mut Fields<'_>) -> Option<Option<u64>> {
+    match flag(fields)? {
+        false => Some(None),
+        true => Some(Some(fields.u64()?)),
     }
+}
 
-    pub fn u8(&mut self) -> Option<u8> {
-        Some(self.take(1)?[0])
+pub(super) fn flag(fields: &mut Fields<'_>) -> Option<bool> {
+    match fields.u8()? {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
     }
+}
 
-    pub fn u32(&mut self) -> Option<u32> {
-        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
-    }
+/// Bytes behind their length.
+pub(super) fn bytes<'a>(fields: &mut Fields<'a>) -> Option<&'a [u8]> {
+    let len = fields.u32()? as usize;
+    fields.take(len)
+}
 
-    pub fn u64(&mut self) -> Option<u64> {
-        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
-    }
-
-    /// A flag byte and the number behind it.
-    pub fn maybe_u64(&mut self) -> Option<Option<u64>> {
-        match self.u8()? {
-            0 => Some(None),
-            1 => Some(Some(self.u64()?)),
-            _ => None,
-        }
-    }
-
-    /// Bytes behind their length.
-    pub fn bytes(&mut self) -> Option<&'a [u8]> {
-        let len = self.u32()? as usize;
-        self.take(len)
-    }
-
-    pub fn text(&mut self) -> Option<&'a str> {
-        std::str::from_utf8(self.bytes()?).ok()
-    }
-
-    pub fn end(&self) -> Option<()> {
-        self.0.is_empty().then_some(())
-    }
+pub(super) fn text<'a>(fields: &mut Fields<'a>) -> Option<&'a str> {
+    std::str::from_utf8(bytes(fields)?).ok()
 }
 
 pub(super) fn put_u32(out: &mut Vec<u8>, value: u32) {

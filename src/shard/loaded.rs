@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use super::segment::Segment;
+use crate::store::Sealed;
 
 /// Segments kept, and reads under way, for one shard. One more cursor that lags waits until a place is free; each segment is
 /// `SEGMENT_BYTES` or one larger dispatch.
@@ -42,11 +43,12 @@ impl Loaded {
     }
 
     /// The answer for `index`. False: what was there is gone.
-    pub fn on_answer(&mut self, index: u64, answer: Option<(u64, u64, &[u8])>) -> bool {
+    pub fn on_answer(&mut self, index: u64, answer: Option<&Sealed>) -> bool {
         self.wanted.retain(|it| *it != index);
-        let piece = answer.filter(|(first, end, _)| *first <= index && index < *end).and_then(|(first, end, bytes)| {
-            let segment = Segment::decode(bytes)?;
-            (segment.first() >= first && segment.end() <= end).then_some(Piece { first, end, segment })
+        let piece = answer.filter(|it| it.first <= index && index < it.end).and_then(|it| {
+            let segment = Segment::decode(&it.bytes)?;
+            let fits = segment.first() >= it.first && segment.end() <= it.end;
+            fits.then_some(Piece { first: it.first, end: it.end, segment })
         });
         let Some(piece) = piece else { return false };
         self.pieces.retain(|it| it.first != piece.first);
@@ -77,10 +79,11 @@ mod tests {
     use super::*;
     use crate::shard::segment::Audience;
 
-    fn stored(first: u64, count: u64) -> Vec<u8> {
+    /// Answers for `range`, and holds as many dispatches from `first` on.
+    fn sealed(range: std::ops::Range<u64>, first: u64, count: u64) -> Sealed {
         let mut segment = Segment::new(first, 0);
         (0..count).for_each(|_| segment.push(b"h", &[b"t"], Audience::Everyone));
-        segment.encode()
+        Sealed { first: range.start, end: range.end, bytes: segment.encode() }
     }
 
     #[test]
@@ -88,7 +91,7 @@ mod tests {
         let mut loaded = Loaded::default();
         assert!(loaded.want(5));
         assert!(!loaded.want(5));
-        assert!(loaded.on_answer(5, Some((3, 9, &stored(6, 2)))));
+        assert!(loaded.on_answer(5, Some(&sealed(3..9, 6, 2))));
         assert!(loaded.want(5));
         for index in 3..9 {
             assert_eq!(loaded.find(index).map(|it| it.1), Some(9));
@@ -99,9 +102,11 @@ mod tests {
     #[test]
     fn what_does_not_hold_what_was_asked_for_is_gone() {
         let mut loaded = Loaded::default();
-        let good = stored(6, 2);
-        for answer in [None, Some((6, 8, &good[..])), Some((3, 7, &good)), Some((3, 9, &good[1..])), Some((7, 9, &good))] {
-            assert!(!loaded.on_answer(5, answer), "{answer:?}");
+        let mut cut = sealed(3..9, 6, 2);
+        cut.bytes.pop();
+        cut.bytes.remove(0);
+        for answer in [None, Some(sealed(6..8, 6, 2)), Some(sealed(3..7, 6, 2)), Some(cut), Some(sealed(5..9, 4, 2))] {
+            assert!(!loaded.on_answer(5, answer.as_ref()), "{answer:?}");
         }
         assert!(loaded.is_empty());
     }
@@ -114,7 +119,7 @@ mod tests {
         }
         assert!(!loaded.want(99));
         for index in 0..=LOADED_MAX as u64 {
-            assert!(loaded.on_answer(index, Some((index, index + 1, &stored(index, 1)))));
+            assert!(loaded.on_answer(index, Some(&sealed(index..index + 1, index, 1))));
         }
         assert!(loaded.find(0).is_none() && loaded.find(1).is_some());
     }

@@ -10,8 +10,9 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-pub use super::segment::{Audience, Dispatch};
 use super::segment::Segment;
+pub use super::segment::{Audience, Dispatch};
+use crate::store::Sealed;
 
 /// Dispatches are stored in segments of about this size; the log is trimmed by whole segments. A larger dispatch gets a
 /// segment of its own.
@@ -22,16 +23,6 @@ const SEGMENT_AGE_MAX: Duration = Duration::from_secs(30);
 
 /// A gap up to this long is filled with empty entries; a longer one costs a segment.
 const GAP_FILLED_MAX: u64 = 16;
-
-/// A segment that will not grow any more, for the store.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Sealed {
-    /// The indices it answers for: `first ≤ index < end`, gaps included. Consecutive segments touch.
-    pub first: u64,
-    pub end: u64,
-    /// [`Segment::encode`].
-    pub bytes: Vec<u8>,
-}
 
 #[derive(Debug)]
 struct Held {
@@ -197,7 +188,7 @@ impl Log {
         self.sealed_to
     }
 
-    /// The next segment for the store.
+    /// The next segment for the store: it will not grow any more, and begins where the one before ended, gaps included.
     pub fn take_sealed(&mut self) -> Option<Sealed> {
         let sealed_to = self.sealed_to?;
         let held = self.segments.get(self.segment_after(sealed_to)).filter(|it| it.closed)?;

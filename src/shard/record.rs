@@ -4,10 +4,10 @@
 //! what is made of them is not decided here (`journal`, `recover`).
 #![forbid(unsafe_code)]
 
-use super::fields::{Fields, put_bytes, put_maybe_u64, put_u32, put_u64};
-use super::frame;
+use super::fields::{Fields, bytes, flag, maybe_u64, put_bytes, put_maybe_u64, put_u32, put_u64, text};
 use super::runs::Runs;
 use super::segment::Audience;
+use crate::store::frame;
 use crate::wire::{GuildId, ShardId};
 
 /// Guilds that an epoch still waits for; beyond Discord's limit for a shard by far.
@@ -53,7 +53,9 @@ pub(super) struct Epoch<'a> {
     pub sequence: u64,
     /// A dispatch's index is this and its sequence number.
     pub base: u64,
-    /// The log's head at this moment: `ready` is as of here.
+    /// The log's head at this moment.
+    pub head: u64,
+    /// `ready` is as of here.
     pub as_of: u64,
     /// Checkpoints older than this belong to a state that was given up.
     pub state_from: u64,
@@ -111,47 +113,47 @@ impl<'a> Record<'a> {
         let record = match kind {
             1 => Self::Begin(f.u64()?),
             2 => Self::Epoch(Epoch {
-                session_id: f.text()?,
-                resume_url: f.text()?,
+                session_id: text(f)?,
+                resume_url: text(f)?,
                 sequence: f.u64()?,
                 base: f.u64()?,
+                head: f.u64()?,
                 as_of: f.u64()?,
                 state_from: f.u64()?,
                 pending: read_guilds(f)?,
-                ready: f.bytes()?,
+                ready: bytes(f)?,
             }),
             3 => Self::Dispatch(StoredDispatch {
                 index: f.u64()?,
                 own: flag(f)?,
                 audience: Audience::read(f)?,
-                head: f.bytes()?,
+                head: bytes(f)?,
                 tail: f.take(f.0.len())?,
             }),
             4 => Self::Seat(SeatRecord {
                 key: f.u64()?,
-                session_id: f.text()?,
+                session_id: text(f)?,
                 shard: [f.u32()?, f.u32()?],
                 wants_guilds: flag(f)?,
                 connected: flag(f)?,
                 next_sequence: f.u64()?,
                 cursor: f.u64()?,
-                resumed_at: f.maybe_u64()?,
-                known_to: f.maybe_u64()?,
+                resumed_at: maybe_u64(f)?,
+                known_to: maybe_u64(f)?,
                 runs: Runs::read(f)?,
             }),
             5 => Self::SeatEnded(f.u64()?),
             6 => Self::Request(RequestRecord {
                 tag: f.u64()?,
-                client: f.maybe_u64()?,
-                nonce: if flag(f)? { Some(f.text()?) } else { None },
+                client: maybe_u64(f)?,
+                nonce: if flag(f)? { Some(text(f)?) } else { None },
                 chunks_received: f.u64()?,
             }),
             7 => Self::RequestDone(f.u64()?),
             8 => Self::Floor(f.u64()?),
             _ => return None,
         };
-        fields.end()?;
-        Some(record)
+        fields.0.is_empty().then_some(record)
     }
 
     /// Appends the record to `out`. Dispatches are written by [`append_dispatch`], from the parts they have.
@@ -161,7 +163,7 @@ impl<'a> Record<'a> {
             Self::Epoch(it) => frame::append(out, shard, Kind::Epoch as u8, |out| {
                 put_bytes(out, it.session_id.as_bytes());
                 put_bytes(out, it.resume_url.as_bytes());
-                for value in [it.sequence, it.base, it.as_of, it.state_from] {
+                for value in [it.sequence, it.base, it.head, it.as_of, it.state_from] {
                     put_u64(out, value);
                 }
                 put_u32(out, it.pending.len() as u32);
@@ -216,14 +218,6 @@ pub(super) fn append_dispatch(
     });
 }
 
-fn flag(fields: &mut Fields<'_>) -> Option<bool> {
-    match fields.u8()? {
-        0 => Some(false),
-        1 => Some(true),
-        _ => None,
-    }
-}
-
 fn read_guilds(fields: &mut Fields<'_>) -> Option<Vec<GuildId>> {
     let count = fields.u32()? as usize;
     if count > PENDING_MAX {
@@ -243,8 +237,13 @@ mod tests {
         runs.begin(3, 9);
         runs.on_sent(3, 9);
         runs.on_sent(5, 12);
-        let dispatch =
-            |audience| StoredDispatch { index: 12, own: true, audience, head: b"{\"t\":\"X\",\"s\":", tail: b",\"op\":0}" };
+        let dispatch = |audience| StoredDispatch {
+            index: 12,
+            own: true,
+            audience,
+            head: b"{\"t\":\"X\",\"s\":",
+            tail: b",\"op\":0}",
+        };
         let seat = |resumed_at, runs| SeatRecord {
             key: 4,
             session_id: "0123",
@@ -257,8 +256,7 @@ mod tests {
             known_to: resumed_at,
             runs,
         };
-        let request =
-            |client, nonce| RequestRecord { tag: 77, client, nonce, chunks_received: 2 };
+        let request = |client, nonce| RequestRecord { tag: 77, client, nonce, chunks_received: 2 };
         vec![
             Record::Begin(17),
             Record::Epoch(Epoch {
@@ -266,7 +264,8 @@ mod tests {
                 resume_url: "wss://x",
                 sequence: 12,
                 base: 5,
-                as_of: 18,
+                head: 18,
+                as_of: 16,
                 state_from: 3,
                 pending: vec![GuildId(1), GuildId(u64::MAX)],
                 ready: br#"{"v":10}"#,

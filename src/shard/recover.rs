@@ -15,17 +15,17 @@ use super::seat::{Seat, SeatKey};
 use super::{Shard, ShardSettings, epoch};
 use crate::session::requests::Asked;
 use crate::session::upstream::{Session, Upstream};
-use crate::wire::json;
+use crate::store::{Recovered, frame};
 use crate::wire::GuildId;
+use crate::wire::json;
 
 /// What the records of one shard came to, so far.
-#[derive(Debug)]
-pub struct Recovered {
+struct Past {
     now: Instant,
     /// Sealed segments in the store, `first ≤ index < end` each, in order.
     sealed: Vec<(u64, u64)>,
-    /// The store holds checkpoints as of indices up to here.
-    state_to: u64,
+    /// Indices below were given out before the last `Begin`.
+    void_to: u64,
     /// `None` before the first record that says where it begins.
     log: Option<Log>,
     epoch: Option<StoredEpoch>,
@@ -48,14 +48,13 @@ struct StoredEpoch {
     ready: Vec<u8>,
 }
 
-impl Recovered {
-    /// `sealed`: the shard's segments in the store, `(first, end)` each, by `first`. `state_to`: the highest `as_of` of its checkpoints,
-    /// 0 without any.
-    pub fn new(now: Instant, sealed: Vec<(u64, u64)>, state_to: u64) -> Self {
+impl Past {
+    /// `sealed`: `first..end` of the shard's segments in the store, in order.
+    fn new(now: Instant, sealed: Vec<(u64, u64)>) -> Self {
         Self {
             now,
             sealed,
-            state_to,
+            void_to: 0,
             log: None,
             epoch: None,
             base: 0,
@@ -69,22 +68,18 @@ impl Recovered {
         }
     }
 
-    /// The shard's next record, in the order of the store.
-    pub fn on_record(&mut self, kind: u8, payload: &[u8]) {
-        match Record::read(kind, payload) {
-            Some(record) => self.take(record),
-            None => self.is_damaged = true,
+    fn read(stored: &Recovered, now: Instant) -> Self {
+        let mut past = Self::new(now, stored.sealed.clone());
+        let mut records = frame::records(&stored.records);
+        for framed in &mut records {
+            match Record::read(framed.kind, framed.payload) {
+                Some(record) => past.take(record),
+                // The store's checksums were right: it is not ours, or we were wrong when we wrote it.
+                None => past.is_damaged = true,
+            }
         }
-    }
-
-    /// A record could not be read although the store's checksums were right: the shard will start afresh.
-    pub fn is_damaged(&self) -> bool {
-        self.is_damaged
-    }
-
-    /// Whether there is a session to go on with, with Discord or with clients.
-    pub fn is_worth_something(&self) -> bool {
-        self.epoch.is_some() && !self.is_damaged
+        past.is_damaged |= !records.rest().is_empty();
+        past
     }
 
     fn take(&mut self, record: Record<'_>) {
@@ -95,7 +90,8 @@ impl Recovered {
                 *self = Self {
                     next_key: self.next_key,
                     is_damaged: self.is_damaged,
-                    ..Self::new(self.now, sealed, self.state_to.max(self.head()))
+                    void_to: self.void_to.max(self.head()),
+                    ..Self::new(self.now, sealed)
                 };
                 self.start_log(index);
             }
@@ -120,7 +116,7 @@ impl Recovered {
     }
 
     fn take_epoch(&mut self, it: &Epoch<'_>) {
-        self.start_log(it.as_of).skip_to(it.as_of);
+        self.start_log(it.head).skip_to(it.head);
         self.base = it.base;
         self.sequence = it.sequence;
         self.pending = it.pending.iter().copied().collect();
@@ -172,7 +168,7 @@ impl Recovered {
 
     /// The highest index that anything in the store stands for.
     fn reserved(&self) -> u64 {
-        self.head().max(self.state_to).max(self.sealed.last().map_or(0, |it| it.1))
+        self.head().max(self.void_to).max(self.sealed.last().map_or(0, |it| it.1))
     }
 
     /// Leaves out segments that run ahead of the records: Discord sends those dispatches again. Returns where what the store can
@@ -182,7 +178,7 @@ impl Recovered {
         self.sealed.retain(|it| it.1 <= head);
         let mut from = u64::MAX;
         for (first, end) in self.sealed.iter().rev() {
-            let touches = if from == u64::MAX { *end >= tail } else { *end == from };
+            let touches = if from == u64::MAX { *end >= tail } else { *end >= from };
             if !touches {
                 break;
             }
@@ -203,15 +199,18 @@ fn guild_of(dispatch: &Dispatch<'_>) -> Option<GuildId> {
 }
 
 impl Shard {
-    /// Goes on where a former process ended. The journal is open. When there was nothing worth going on with the shard is a new one.
+    /// Goes on where a former process ended; the journal is open. When there is nothing to go on with, the shard is a new one, and
+    /// `has_past` says so.
     ///
     /// `on_state` for each of its checkpoints and then `on_state_complete` must follow, also when there are none.
-    pub fn restore(settings: ShardSettings, mut recovered: Recovered, seed: u64, now: Instant) -> Self {
+    pub fn restore(settings: ShardSettings, stored: &Recovered, seed: u64, now: Instant) -> Self {
+        let mut recovered = Past::read(stored, now);
         let reserved = recovered.reserved();
         let stored_from = recovered.trim_sealed();
         let sealed_to = recovered.sealed.last().map_or(0, |it| it.1);
         let mut shard = Self::new(settings, seed, now);
-        let epoch = recovered.epoch.take().filter(|it| !recovered.is_damaged && shard.cache.on_ready(&it.ready).is_ok());
+        let epoch =
+            recovered.epoch.take().filter(|it| !recovered.is_damaged && shard.cache.on_ready(&it.ready).is_ok());
         let Some(epoch) = epoch else {
             let mut shard = Self::new(shard.settings, seed, now);
             // What lies in the store is void, and its indices stay void.
@@ -244,11 +243,16 @@ impl Shard {
         shard.floor = recovered.floor.max(epoch.state_from);
         shard.next_key = recovered.next_key;
         shard.seats = recovered.seats.into_values().collect();
-        shard.restoring = Some(Restoring::new(shard.cache.guilds().collect()));
+        shard.restoring = Some(Restoring::new(epoch.ready, shard.cache.guilds().collect()));
         let readable_from = shard.readable_from();
         let unreadable: Vec<SeatKey> =
             shard.seats.iter().filter(|it| it.cursor < readable_from).map(|it| it.key).collect();
         unreadable.into_iter().for_each(|key| shard.invalidate(key));
         shard
+    }
+
+    /// Whether this shard goes on with what a former process had.
+    pub fn has_past(&self) -> bool {
+        self.restoring.is_some()
     }
 }

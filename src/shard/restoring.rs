@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::Shard;
 use super::log::Dispatch;
 use crate::cache::Touch;
+use crate::store::StateBlob;
 use crate::wire::GuildId;
 use crate::wire::json;
 
@@ -28,13 +29,15 @@ pub(super) struct Restoring {
     due: Option<Instant>,
     /// Something is missing for good: Discord must send the state anew.
     is_lost: bool,
+    /// READY as it was stored.
+    pub ready: Vec<u8>,
 }
 
 impl Restoring {
     /// `order`: READY's guilds.
-    pub fn new(order: Vec<GuildId>) -> Self {
+    pub fn new(ready: Vec<u8>, order: Vec<GuildId>) -> Self {
         let known = order.iter().copied().collect();
-        Self { as_of: BTreeMap::new(), order, known, at: None, due: None, is_lost: false }
+        Self { as_of: BTreeMap::new(), order, known, at: None, due: None, is_lost: false, ready }
     }
 
     pub fn due(&self) -> Option<Instant> {
@@ -57,16 +60,22 @@ impl Restoring {
 }
 
 impl Shard {
-    /// A checkpoint of this shard, in any order; each guild's newest alone. `bytes` as `StateBlob` had them.
-    pub fn on_state(&mut self, guild: GuildId, as_of: u64, bytes: &[u8]) {
+    /// A checkpoint of this shard, in any order; each guild's newest alone.
+    pub fn on_state(&mut self, blob: &StateBlob) {
+        let (guild, as_of) = (GuildId(blob.guild), blob.as_of);
         let Some(restoring) = self.restoring.as_mut().filter(|it| it.at.is_none() && !it.is_lost) else { return };
         if as_of < self.state_from {
             return;
         }
         restoring.as_of.insert(guild, as_of);
-        if self.cache.restore_guild(guild, bytes).is_err() {
+        if self.cache.restore_guild(guild, &blob.bytes).is_err() {
             self.cache_errors += 1;
         }
+    }
+
+    /// A checkpoint of this shard cannot be read any more.
+    pub fn on_state_lost(&mut self, now: Instant) {
+        self.lose_state(now);
     }
 
     /// All checkpoints were given: the log is applied from where they end.

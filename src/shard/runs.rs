@@ -94,7 +94,8 @@ impl Runs {
             run.first_sequence.checked_add(run.count)?;
             run.first_index.checked_add(run.count)?;
             if let Some(last) = runs.back()
-                && (run.first_sequence < last.first_sequence + last.count || run.first_index < last.first_index + last.count)
+                && (run.first_sequence < last.first_sequence + last.count
+                    || run.first_index < last.first_index + last.count)
             {
                 return None;
             }

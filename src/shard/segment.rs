@@ -101,12 +101,8 @@ impl Segment {
     }
 
     /// Bytes of dispatches.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.bytes.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
     }
 
     /// Memory held, in bytes.

@@ -173,7 +173,7 @@ impl Discord {
 
     pub fn message(&mut self) -> Vec<Out> {
         self.messages += 1;
-        let d = json!({"guild_id": guild_id(0), "n": self.messages, "content": r#"{"t":"READY","s":1,"op":0}"#});
+        let d = json!({"guild_id": guild_id(0), "n": self.messages, "session": self.next_session, "content": r#"{"t":"READY","s":1,"op":0}"#});
         self.dispatch("MESSAGE_CREATE", &d)
     }
 
