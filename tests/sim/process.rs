@@ -9,13 +9,15 @@ use shardgate::cache::CacheFlags;
 use shardgate::session::identify::IdentifyQueue;
 use shardgate::session::upstream::UpstreamSettings;
 use shardgate::shard::group::{Group, LogBudget};
-use shardgate::shard::recover::Recovered;
 use shardgate::shard::{Shard, ShardSettings};
 use shardgate::store::{StateStep, frame};
-use shardgate::wire::{Compression, GuildId, ShardId};
+use shardgate::wire::{Compression, ShardId};
 
 use crate::sabotage::{Sabotage, Saboteur};
 use crate::storage::{Disk, FromStore, Storage, ToStore};
+
+/// Records of clients' sessions.
+const KIND_SEAT: u8 = 4;
 
 /// How the seed wants the proxy.
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +95,7 @@ impl Process {
         let mut restoring = vec![false; setup.shards];
         for (shard, is_restoring) in restoring.iter_mut().enumerate() {
             let settings = settings(shard, setup.shards);
-            let Some(stored) = recovered.remove(&shard) else {
+            let Some(mut stored) = recovered.remove(&shard) else {
                 let mut shard = Shard::new(settings, seed(), now);
                 if storage.is_some() {
                     shard.begin_journal();
@@ -101,19 +103,16 @@ impl Process {
                 shards.push(shard);
                 continue;
             };
-            let as_of = states.iter().filter_map(|it| match it {
-                StateStep::Blob(of, blob) if of.0 as usize == shard => Some(blob.as_of),
-                _ => None,
-            });
-            let mut taken = Recovered::new(now, stored.sealed, as_of.max().unwrap_or(0));
+            let mut kept = Vec::new();
             for record in frame::records(&stored.records) {
-                if !saboteur.strikes(Sabotage::ForgetSeats, record.kind == 4) {
-                    taken.on_record(record.kind, record.payload);
+                if !saboteur.strikes(Sabotage::ForgetSeats, record.kind == KIND_SEAT) {
+                    frame::append(&mut kept, record.shard, record.kind, |out| out.extend_from_slice(record.payload));
                 }
             }
-            assert!(!taken.is_damaged(), "shard {shard}: a record could not be read");
-            *is_restoring = taken.is_worth_something();
-            shards.push(Shard::restore(settings, taken, seed(), now));
+            stored.records = kept;
+            let restored = Shard::restore(settings, &stored, seed(), now);
+            *is_restoring = restored.has_past();
+            shards.push(restored);
         }
         let mut stored = vec![Stored::default(); setup.shards];
         for (stored, restored) in stored.iter_mut().zip(&restoring) {
@@ -151,7 +150,7 @@ impl Process {
                         .replace("version\":", "version\":1")
                         .into_bytes();
                 }
-                self.group.shards[shard.0 as usize].on_state(GuildId(blob.guild), blob.as_of, &blob.bytes);
+                self.group.shards[shard.0 as usize].on_state(&blob);
                 true
             }
             Some(StateStep::Complete(shard)) => {
@@ -226,7 +225,7 @@ impl Process {
             while let Some(it) = shard.checkpoint(now) {
                 storage.queue.push_back(ToStore::State {
                     shard: at,
-                    guild: it.guild.0,
+                    guild: it.guild,
                     as_of: it.as_of,
                     bytes: it.bytes,
                 });
@@ -278,6 +277,7 @@ impl Process {
                 }
             }
             FromStore::Segment { shard, index, segment } => self.group.shards[shard].on_segment(now, index, segment),
+            FromStore::Tail { shard, from } => self.group.shards[shard].on_store_tail(from),
             FromStore::Rotate(wal) => self.rotate_to(wal, now),
             FromStore::Lost => {
                 for (shard, stored) in self.group.shards.iter_mut().zip(&mut self.stored) {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use shardgate::store::identity::Binding;
 use shardgate::store::memory::{Faults, MemoryDisk};
-use shardgate::store::{Recovery, Settings, StateStep, Store};
+use shardgate::store::{Recovery, Sealed, Settings, StateStep, Store};
 use shardgate::wire::ShardId;
 
 pub type Disk = Rc<RefCell<MemoryDisk>>;
@@ -26,7 +26,9 @@ pub enum ToStore {
 #[derive(Debug)]
 pub enum FromStore {
     Written(Vec<(usize, u64)>),
-    Segment { shard: usize, index: u64, segment: Option<(u64, u64, Vec<u8>)> },
+    Segment { shard: usize, index: u64, segment: Option<Sealed> },
+    /// What is older has gone.
+    Tail { shard: usize, from: u64 },
     Rotate(u64),
     Lost,
 }
@@ -117,8 +119,7 @@ fn work(store: &mut Store<Disk>, queue: &mut VecDeque<ToStore>, answers: &mut Ve
                 store.on_state(ShardId(shard as u32), guild, as_of, &bytes)?;
             }
             ToStore::Read { shard, index } => {
-                let read = store.read(ShardId(shard as u32), index)?;
-                let segment = read.map(|it| (it.first, it.end, it.bytes));
+                let segment = store.read(ShardId(shard as u32), index)?;
                 answers.push(FromStore::Segment { shard, index, segment });
             }
             ToStore::Rotated { wal, floors } => store.on_rotated(0, wal, &floors)?,
@@ -126,6 +127,7 @@ fn work(store: &mut Store<Disk>, queue: &mut VecDeque<ToStore>, answers: &mut Ve
     }
     let written = store.write()?;
     answers.push(FromStore::Written(marks));
+    answers.extend(written.tails.iter().map(|(shard, from)| FromStore::Tail { shard: shard.0 as usize, from: *from }));
     answers.extend(written.rotate.map(FromStore::Rotate));
     Ok(())
 }
