@@ -38,8 +38,10 @@ pub struct Client {
     /// The session may be lost without anybody's fault.
     pub may_lose: bool,
     pub requests: u64,
-    /// The next chunk of each request that is under way.
-    chunks: BTreeMap<String, u64>,
+    /// The next chunk of each request that is under way, by its number.
+    chunks: BTreeMap<u64, u64>,
+    /// Discord has forgotten what was asked before this one.
+    forgotten: u64,
     pub chunked: u64,
     pub seen: u64,
 }
@@ -65,6 +67,7 @@ impl Client {
             may_lose: false,
             requests: 0,
             chunks: BTreeMap::new(),
+            forgotten: 0,
             chunked: 0,
             seen: 0,
         }
@@ -94,7 +97,7 @@ impl Client {
 
     /// Chunks that have begun to come and not ended.
     pub fn awaits_chunks(&self) -> bool {
-        !self.chunks.is_empty()
+        self.chunks.keys().any(|it| *it > self.forgotten)
     }
 
     pub fn on_bytes(&mut self, mut bytes: &[u8]) {
@@ -155,7 +158,7 @@ impl Client {
             "RESUMED" => {
                 assert!(self.resuming.is_some(), "client {number}: RESUMED without RESUME");
                 self.resuming = None;
-                self.is_doubtful = false;
+                (self.is_doubtful, self.may_lose) = (false, false);
             }
             "MESSAGE_CREATE" => {
                 let mark = (d["e"].as_u64().unwrap(), d["n"].as_u64().unwrap());
@@ -206,19 +209,20 @@ impl Client {
     fn on_chunk(&mut self, d: &Value) {
         let number = self.number;
         let nonce = d["nonce"].as_str().unwrap_or_default();
-        assert!(nonce.starts_with(&format!("client-{number}-")), "client {number} got the chunk of {nonce:?}");
-        let next = self.chunks.entry(nonce.to_owned()).or_default();
+        let request = nonce.strip_prefix(&format!("client-{number}-")).and_then(|it| it.parse().ok());
+        let request = request.unwrap_or_else(|| panic!("client {number} got the chunk of {nonce:?}"));
+        let next = self.chunks.entry(request).or_default();
         assert_eq!(d["chunk_index"].as_u64(), Some(*next), "client {number}: chunk of {nonce}");
         *next += 1;
         if d["chunk_count"].as_u64() == Some(*next) {
-            self.chunks.remove(nonce);
+            self.chunks.remove(&request);
         }
         self.chunked += 1;
     }
 
-    /// Discord has forgotten what was asked of it.
+    /// Discord has forgotten what was asked of it: the rest of it never comes.
     pub fn forget_chunks(&mut self) {
-        self.chunks.clear();
+        self.forgotten = self.requests;
     }
 
     fn guild(&mut self, id: &Value) -> &mut Guild {

@@ -353,6 +353,8 @@ impl World {
             Happening::BeginAnew(number) if self.is_current(number) => {
                 self.say(|| "the store begins anew".to_owned());
                 self.process.as_mut().expect("it is current").begin_anew();
+                // What left memory while there was no disk is gone.
+                self.clients.iter_mut().for_each(|it| it.may_lose |= self.setup.is_tight);
             }
             Happening::Sync => {
                 if let Some(storage) = self.process.as_mut().and_then(|it| it.storage.as_mut())
@@ -582,6 +584,7 @@ impl World {
         if self.saboteur.strikes(Sabotage::WipeDisk, number > 1) {
             *self.disk.borrow_mut() = Default::default();
         }
+        self.disk.borrow_mut().faults = Default::default();
         let found = self.disk.borrow().clone();
         if let Some(old) = self.old_disk.replace(found)
             && self.saboteur.strikes(Sabotage::OldDisk, true)
