@@ -51,6 +51,8 @@ pub struct Process {
     /// Checkpoints that are yet to be handed to their shards.
     states: Vec<StateStep>,
     rotate: Option<u64>,
+    /// The store has failed in this process's life.
+    pub had_loss: bool,
 }
 
 fn settings(shard: usize, shards: usize) -> ShardSettings {
@@ -110,6 +112,9 @@ impl Process {
                 }
             }
             stored.records = kept;
+            if std::env::var("DBG").is_ok() {
+                eprintln!("shard {shard} sealed {:?} records {:?}", stored.sealed, frame::records(&stored.records).map(|it| (it.kind, if it.kind == 3 || it.kind == 4 { u64::from_le_bytes(it.payload[..8].try_into().unwrap()) } else { 0 })).collect::<Vec<_>>());
+            }
             let restored = Shard::restore(settings, &stored, seed(), now);
             *is_restoring = restored.has_past();
             shards.push(restored);
@@ -129,6 +134,7 @@ impl Process {
             restoring,
             states,
             rotate,
+            had_loss: false,
         }
     }
 
@@ -285,6 +291,7 @@ impl Process {
                     *stored = Stored::default();
                 }
                 self.states.clear();
+                self.had_loss = true;
                 return true;
             }
         }

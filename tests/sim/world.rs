@@ -688,6 +688,7 @@ impl World {
 
     fn bury(&mut self) {
         let Some(mut process) = self.process.take() else { return };
+        let had_loss = process.had_loss;
         let resumable: Vec<bool> = (0..SHARDS).map(|it| process.is_resumable(it)).collect();
         self.count(&process);
         if let Some(storage) = process.storage.take() {
@@ -711,6 +712,8 @@ impl World {
             client.seat = None;
             client.resuming = None;
             client.is_doubtful = true;
+            // What was in memory alone when the store began anew is gone with the process.
+            client.may_lose |= had_loss;
         }
         for client in 0..CLIENTS {
             let pause = self.millis(50..4000);
@@ -1082,7 +1085,8 @@ impl World {
     fn request_members(&mut self, client: usize) {
         let (instant, shard) = (self.instant(), self.clients[client].shard);
         let it = &mut self.clients[client];
-        let Some(key) = it.seat else { return };
+        // A library asks about guilds that it knows.
+        let Some(key) = it.seat.filter(|_| it.has_snapshot()) else { return };
         it.requests += 1;
         let nonce = format!("client-{client}-{}", it.requests);
         let payload = format!(r#"{{"op":8,"d":{{"guild_id":"100","query":"","limit":0,"nonce":"{nonce}"}}}}"#);
