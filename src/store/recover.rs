@@ -28,6 +28,8 @@ pub struct Recovery {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StateStep {
     Blob(ShardId, StateBlob),
+    /// A checkpoint of this shard could not be read back: without it the rest is of no use. `Complete` follows all the same.
+    Damaged(ShardId),
     /// Nothing more comes for this shard.
     Complete(ShardId),
 }
@@ -114,7 +116,7 @@ impl<D: Disk> Store<D> {
         if let Some(shard) = self.restored.pop() {
             return Ok(Some(StateStep::Complete(shard)));
         }
-        while let Some(place) = self.to_restore.pop() {
+        if let Some(place) = self.to_restore.pop() {
             let shard = place.entry.shard;
             let left = self.restoring.get_mut(&shard).expect("only recovered shards have checkpoints");
             *left -= 1;
@@ -135,9 +137,7 @@ impl<D: Disk> Store<D> {
             }
             self.damaged += 1;
             self.states.forget(&place);
-            if let Some(shard) = self.restored.pop() {
-                return Ok(Some(StateStep::Complete(shard)));
-            }
+            return Ok(Some(StateStep::Damaged(shard)));
         }
         self.window = Default::default();
         Ok(None)

@@ -35,6 +35,7 @@ fn restored(store: &mut Store<MemoryDisk>) -> (Vec<(u32, StateBlob)>, Vec<u32>) 
                 assert!(!complete.contains(&shard.0), "nothing comes after the last");
                 blobs.push((shard.0, blob));
             }
+            StateStep::Damaged(shard) => panic!("a checkpoint of shard {shard} is damaged"),
             StateStep::Complete(shard) => complete.push(shard.0),
         }
     }
@@ -173,6 +174,21 @@ fn a_damaged_segment_is_gone_and_counted() {
     let (mut store, recovery) = Store::open(disk, settings()).unwrap();
     assert_eq!(recovery.shards[0].1.sealed, [(10, 20)]);
     assert_eq!(store.read(ShardId(1), 10).unwrap(), None);
+    assert_eq!(store.stats().damaged, 1);
+}
+
+#[test]
+fn a_damaged_checkpoint_is_told_and_the_rest_comes_all_the_same() {
+    let (store, _) = Store::open(small_store().into_disk(), settings()).unwrap();
+    let mut disk = store.into_disk();
+    disk.file_mut(Name::State(1))[50] ^= 1;
+    let (mut store, _) = Store::open(disk, settings()).unwrap();
+    let mut steps = Vec::new();
+    while let Some(step) = store.next_state().unwrap() {
+        steps.push(step);
+    }
+    let (one, two) = (ShardId(1), ShardId(2));
+    assert_eq!(steps, [StateStep::Complete(one), StateStep::Damaged(two), StateStep::Complete(two)]);
     assert_eq!(store.stats().damaged, 1);
 }
 
