@@ -163,6 +163,7 @@ impl Process {
                 self.group.shards[shard.0 as usize].on_state_complete(now);
                 true
             }
+            Some(StateStep::Damaged(shard)) => panic!("shard {shard:?}: a checkpoint is damaged on a good disk"),
             None => false,
         }
     }
