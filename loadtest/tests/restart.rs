@@ -17,9 +17,11 @@ use loadtest::discord::Address;
 use loadtest::run::proxy::Death;
 use loadtest::state;
 use serde_json::{Value, json};
-use tokio::time::{Duration, sleep};
+use tokio::time::{Duration, sleep, timeout};
 
 const SHARDS: u32 = 3;
+/// More than any client may wait for its events: then it will not get them.
+const PATIENCE: Duration = Duration::from_secs(75);
 const DISCORD: [&str; 4] = ["--shards", "3", "--guilds", "3"];
 const FLAGS: [&str; 11] = [
     "channels",
@@ -59,11 +61,18 @@ async fn join_all(proxy: &Proxy) -> Vec<Rc<Client>> {
 /// All clients have the traffic up to `last`, by RESUME where they had to come back, and nothing is wrong.
 async fn all_have(clients: &[Rc<Client>], last: u64) {
     for client in clients {
-        until(|| {
-            let judge = client.judge.borrow();
-            !judge.findings.is_empty() || client.is_live.get() && judge.delivered >= last
-        })
-        .await;
+        let arrived = timeout(
+            PATIENCE,
+            until(|| {
+                let judge = client.judge.borrow();
+                !judge.findings.is_empty() || client.is_live.get() && judge.delivered >= last
+            }),
+        );
+        if arrived.await.is_err() {
+            let (judge, history) = (client.judge.borrow(), client.history.borrow());
+            let shard = client.settings.terms.shard;
+            panic!("shard {shard}: s {}, {} of {last} delivered: {history:?}", judge.last_s, judge.delivered);
+        }
         assert_faultless(client);
         assert_eq!(client.history.borrow().identifies, 1);
     }

@@ -112,9 +112,6 @@ impl Process {
                 }
             }
             stored.records = kept;
-            if std::env::var("DBG").is_ok() {
-                eprintln!("shard {shard} sealed {:?} records {:?}", stored.sealed, frame::records(&stored.records).map(|it| (it.kind, if it.kind == 3 || it.kind == 4 { u64::from_le_bytes(it.payload[..8].try_into().unwrap()) } else { 0 })).collect::<Vec<_>>());
-            }
             let restored = Shard::restore(settings, &stored, seed(), now);
             *is_restoring = restored.has_past();
             shards.push(restored);

@@ -26,9 +26,16 @@ pub enum ToStore {
 #[derive(Debug)]
 pub enum FromStore {
     Written(Vec<(usize, u64)>),
-    Segment { shard: usize, index: u64, segment: Option<Sealed> },
+    Segment {
+        shard: usize,
+        index: u64,
+        segment: Option<Sealed>,
+    },
     /// What is older has gone.
-    Tail { shard: usize, from: u64 },
+    Tail {
+        shard: usize,
+        from: u64,
+    },
     Rotate(u64),
     Lost,
 }

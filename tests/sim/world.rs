@@ -244,7 +244,8 @@ impl World {
         }
         assert!(self.abandoned.is_empty(), "{:?} are still held open", self.abandoned);
         let cache_errors: u64 = process.group.shards.iter().map(|it| it.report(self.instant()).cache_errors).sum();
-        assert_eq!(cache_errors, 0, "the state could not be read");
+        // A state that the disk took along counts as one.
+        assert!(cache_errors == 0 || process.had_loss, "the state could not be read");
         for client in &self.clients {
             let (number, discord) = (client.number, &self.discord[client.shard]);
             assert!(client.has_snapshot(), "client {number} has no state");
