@@ -8,6 +8,7 @@ pub mod args;
 pub mod check;
 pub mod config;
 pub mod coordinator;
+pub mod health;
 pub mod keys;
 pub mod log;
 pub mod metrics;

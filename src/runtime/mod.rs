@@ -8,6 +8,7 @@ pub mod client;
 pub mod clock;
 mod conns;
 pub mod core;
+pub mod cpu;
 pub mod epoll;
 mod link;
 pub mod mesh;
