@@ -50,10 +50,13 @@ impl Ring {
             }
             Self::Forbidden => {
                 "io_uring is forbidden, most likely by the container's seccomp profile; remedy: run the \
-                container with --security-opt seccomp=PROFILE, made as tuning/README.md says"
+                container with --security-opt seccomp=tuning/seccomp.json"
                     .into()
             }
-            Self::Absent => format!("this kernel ({kernel}) has no io_uring; remedy: Linux 6.1 or newer"),
+            Self::Absent => format!(
+                "this kernel ({kernel}) has no io_uring, or the container's seccomp profile hides it; remedy: Linux 6.1 or newer, \
+                and in a container --security-opt seccomp=tuning/seccomp.json"
+            ),
             Self::TooOld => {
                 format!("the io_uring of this kernel ({kernel}) is too old; remedy: Linux 6.1 or newer")
             }
