@@ -13,7 +13,7 @@ use super::edit::{self, Entry};
 use super::kind::Kind;
 use super::table::Table;
 use super::users::Users;
-use super::{CacheCounts, Keep};
+use super::{CacheBytes, CacheCounts, Keep};
 use crate::wire::json::{self, Invalid, Member};
 
 #[derive(Debug)]
@@ -183,6 +183,14 @@ impl Guild {
             users: 0,
             voice_states: len(Kind::VoiceStates),
             bytes: (self.skeleton.len() + self.tables.iter().map(Table::bytes).sum::<usize>()) as u64,
+        }
+    }
+
+    /// Adds what this guild holds.
+    pub fn add_bytes(&self, bytes: &mut CacheBytes) {
+        bytes.other += (size_of::<Self>() + self.skeleton.len()) as u64;
+        for kind in Kind::ALL {
+            *kind.bytes_of(bytes) += self.table(kind).heap_bytes() as u64;
         }
     }
 

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::CacheFlags;
+use super::{CacheBytes, CacheFlags};
 use crate::wire::json::{self, Invalid};
 
 /// A managed array of GUILD_CREATE.
@@ -73,6 +73,19 @@ impl Kind {
             Self::StageInstances => flags.stage_instances,
             Self::ScheduledEvents => flags.scheduled_events,
             Self::SoundboardSounds => true,
+        }
+    }
+
+    /// Where the bytes of this kind are counted.
+    pub fn bytes_of(self, bytes: &mut CacheBytes) -> &mut u64 {
+        match self {
+            Self::Members => &mut bytes.members,
+            Self::Presences => &mut bytes.presences,
+            Self::VoiceStates => &mut bytes.voice_states,
+            Self::Roles => &mut bytes.roles,
+            Self::Channels | Self::Threads => &mut bytes.channels,
+            Self::Emojis => &mut bytes.emojis,
+            Self::Stickers | Self::StageInstances | Self::ScheduledEvents | Self::SoundboardSounds => &mut bytes.other,
         }
     }
 

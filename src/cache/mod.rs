@@ -21,6 +21,7 @@ mod kind;
 mod people;
 mod ready;
 mod rules;
+mod shapes;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -32,7 +33,9 @@ use crate::wire::GuildId;
 use crate::wire::json::{self, Invalid};
 use event::Event;
 use guild::Guild;
+use kind::Kind;
 use ready::Ready;
+pub use shapes::Shapes;
 use users::Users;
 
 /// Guilds of one shard. Discord refuses shards of more than 2,500; further guilds are not kept, their events still pass.
@@ -89,6 +92,23 @@ pub struct CacheCounts {
     pub bytes: u64,
 }
 
+/// Heap bytes of one shard's state by kind, as held: slack and indices included.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct CacheBytes {
+    pub members: u64,
+    pub presences: u64,
+    pub voice_states: u64,
+    pub roles: u64,
+    /// Channels and threads.
+    pub channels: u64,
+    pub emojis: u64,
+    /// The guilds' own keys, the remaining kinds, and the tables that hold it all together.
+    pub other: u64,
+    pub ready: u64,
+    /// This shard's share of what the shards of a core have in common.
+    pub shapes: u64,
+}
+
 /// Whose synthesised form an event may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Touch {
@@ -118,6 +138,7 @@ pub struct Cache {
     /// `None` while a guild is unavailable.
     guilds: BTreeMap<GuildId, Option<Box<Guild>>>,
     users: Users,
+    shapes: Shapes,
     /// Without `users` and without READY's bytes; kept up with every change.
     counts: CacheCounts,
 }
@@ -137,13 +158,15 @@ impl Keep {
 }
 
 impl Cache {
-    pub fn new(flags: CacheFlags) -> Self {
+    /// `shapes` is shared with the other caches of the core.
+    pub fn new(flags: CacheFlags, shapes: Shapes) -> Self {
         Self {
             keep: Keep { flags, own_user: None },
             ready: None,
             order: Vec::new(),
             guilds: BTreeMap::new(),
             users: Users::new(flags.users),
+            shapes,
             counts: CacheCounts::default(),
         }
     }
@@ -242,6 +265,47 @@ impl Cache {
             bytes: self.counts.bytes + self.ready.as_ref().map_or(0, |ready| ready.bytes() as u64),
             ..self.counts
         }
+    }
+
+    /// A walk over the guilds: for a metrics scrape, not for every event.
+    pub fn bytes(&self) -> CacheBytes {
+        let mut bytes = CacheBytes {
+            ready: self.ready.as_ref().map_or(0, |ready| ready.bytes() as u64),
+            shapes: self.shapes.bytes_share(),
+            ..CacheBytes::default()
+        };
+        for guild in self.guilds.values().flatten() {
+            guild.add_bytes(&mut bytes);
+        }
+        bytes
+    }
+
+    /// The `d` of the guild's GUILD_CREATE; `None` if it is unknown or unavailable.
+    pub fn find_guild(&self, id: GuildId) -> Option<Vec<u8>> {
+        let guild = self.guilds.get(&id)?.as_ref()?;
+        let mut out = Vec::new();
+        guild.write(&mut out);
+        Some(out)
+    }
+
+    /// A channel or thread as stored. Asks guild by guild, since nothing tells a channel's guild by its id.
+    pub fn find_channel(&self, id: u64) -> Option<Vec<u8>> {
+        [Kind::Channels, Kind::Threads].into_iter().find_map(|kind| self.find(kind, id))
+    }
+
+    /// The user object of a cached member, or of READY if it is the bot's own and no member is cached. Asks guild by guild.
+    pub fn find_user(&self, id: u64) -> Option<Vec<u8>> {
+        if let Some(member) = self.find(Kind::Members, id) {
+            let [user] = json::pick(&member, ["user"]).ok()?;
+            return user.map(<[u8]>::to_vec);
+        }
+        let ready = self.ready.as_ref().filter(|_| self.keep.own_user == Some(id))?;
+        ready.user().map(<[u8]>::to_vec)
+    }
+
+    /// The element as stored in the first guild that has one.
+    fn find(&self, kind: Kind, id: u64) -> Option<Vec<u8>> {
+        self.guilds.values().flatten().find_map(|guild| guild.table(kind).get(id).map(<[u8]>::to_vec))
     }
 
     fn relevant(&self, event_type: &[u8]) -> Option<Event> {

@@ -19,6 +19,9 @@ pub const SLOTS_MAX: usize = 1 << 28;
 /// Holes that are left alone, so that a small table is not rebuilt for every removal.
 const HOLES_MIN: usize = 16;
 
+/// What one entry of the index takes, about.
+const INDEX_ENTRY_BYTES: usize = 20;
+
 #[derive(Debug, Default)]
 pub struct Table {
     slots: Vec<Slot>,
@@ -46,6 +49,11 @@ impl Table {
     /// Bytes of JSON held, without commas and brackets.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes of heap held, index included.
+    pub fn heap_bytes(&self) -> usize {
+        self.bytes + self.slots.capacity() * size_of::<Slot>() + self.index.len() * INDEX_ENTRY_BYTES
     }
 
     pub fn get(&self, id: u64) -> Option<&[u8]> {

@@ -26,6 +26,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
+use crate::cache::Shapes;
 use crate::session::client::Rules;
 use crate::session::payload::Token;
 use crate::session::upstream::UpstreamSettings;
@@ -134,6 +135,7 @@ impl CoreStart {
         net.watch_mailbox(self.wake)?;
         let now = clock::now();
         let settings = &self.settings;
+        let shapes = Shapes::default();
         let shards = self.shared.placement.shards_of(self.index).map(|shard| {
             let upstream = UpstreamSettings {
                 shard,
@@ -149,7 +151,7 @@ impl CoreStart {
                 cache: settings.cache,
                 externally_accessible_url: settings.externally_accessible_url.clone(),
             };
-            Shard::new(shard_settings, random_seed(), now)
+            Shard::new(shard_settings, shapes.clone(), random_seed(), now)
         });
         let shards: Vec<_> = shards.collect();
         let share = shards.len() as f64 / settings.shards.len().max(1) as f64;

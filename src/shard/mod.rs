@@ -14,7 +14,7 @@ mod tally;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::cache::{Cache, CacheFlags, Touch};
+use crate::cache::{Cache, CacheFlags, Shapes, Touch};
 use crate::session::commands::{Commands, Refused};
 use crate::session::payload::{Command, Identify, Resume};
 use crate::session::requests::Route;
@@ -102,10 +102,11 @@ pub struct Shard {
 }
 
 impl Shard {
-    pub fn new(settings: ShardSettings, seed: u64, now: Instant) -> Self {
+    /// `shapes` is shared with the other shards of the core.
+    pub fn new(settings: ShardSettings, shapes: Shapes, seed: u64, now: Instant) -> Self {
         Self {
             upstream: Upstream::new(settings.upstream.clone(), seed, now),
-            cache: Cache::new(settings.cache),
+            cache: Cache::new(settings.cache, shapes),
             log: Log::default(),
             commands: Commands::new(&mut fastrand::Rng::with_seed(seed ^ 2), now),
             seats: Vec::new(),

@@ -1,5 +1,6 @@
 //! Tests of the cache as a whole: what goes in as events comes out as READY and GUILD_CREATE.
 
+mod find;
 mod fixture;
 mod maker;
 mod model;

@@ -109,7 +109,7 @@ fn core(now: Instant) -> (Core<Stage>, mpsc::Receiver<ToControl>) {
         index: 0,
         net: Stage::default(),
         shared: Arc::new(shared),
-        group: Group::new(vec![Shard::new(settings, 1, now)], budget),
+        group: Group::new(vec![Shard::new(settings, crate::cache::Shapes::default(), 1, now)], budget),
         mail: mpsc::channel().1,
         control,
         peers: Vec::new(),
