@@ -52,6 +52,7 @@ fn rows(
         ("token", format!("{:?}", config.token)),
         ("intents", config.intents.to_string()),
         ("listen", std::net::SocketAddr::new(config.bind, config.port).to_string()),
+        ("admin_bind", config.admin_bind.map_or("none: pages on the gateway's port".into(), |it| it.to_string())),
         ("externally_accessible_url", config.externally_accessible_url.clone()),
         ("REST", asked),
         ("shards", or(config.shards, "as Discord recommends")),
@@ -111,6 +112,15 @@ mod tests {
             assert!(page.contains(row), "{row} is not in\n{page}");
         }
         assert!(!page.contains("hush"), "{page}");
+    }
+
+    #[test]
+    fn the_page_says_where_the_operators_pages_are() {
+        let row = |more| {
+            check(more, Ring::Works).unwrap().lines().find(|it| it.starts_with("admin_bind")).unwrap().to_owned()
+        };
+        assert!(row("").ends_with(" none: pages on the gateway's port"));
+        assert!(row(r#","admin_bind":"[::1]:7879""#).ends_with(" [::1]:7879"));
     }
 
     #[test]

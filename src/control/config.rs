@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ const LOG_SECONDS_DEFAULT: u64 = 300;
 const LOG_SECONDS_MAX: u64 = 7 * 24 * 3600;
 const CPUS_MAX: u64 = 4096;
 
-const KEYS: [&str; 27] = [
+const KEYS: [&str; 28] = [
     "log_level",
     "token",
     "intents",
@@ -49,6 +49,7 @@ const KEYS: [&str; 27] = [
     "allow_compression",
     "disable_compression",
     "bind",
+    "admin_bind",
     "api_url",
     "cores",
     "backend",
@@ -125,6 +126,8 @@ pub struct Config {
     pub intents: u64,
     pub bind: IpAddr,
     pub port: u16,
+    /// A listener for the operator's pages alone.
+    pub admin_bind: Option<SocketAddr>,
     pub shards: Option<u32>,
     pub shard_start: Option<u32>,
     /// Exclusive.
@@ -249,6 +252,7 @@ fn read_config(keys: &Keys<'_>, environment: &Environment, notices: &mut Vec<Not
             .integer(0, u64::MAX)?,
         bind: keys.get("bind").map_or(Ok(Ipv4Addr::UNSPECIFIED.into()), |it| read_bind(&it))?,
         port,
+        admin_bind: keys.get_nullable("admin_bind").map(|it| read_admin_bind(&it)).transpose()?,
         shards,
         shard_start,
         shard_end,
@@ -358,6 +362,12 @@ fn read_allow_compression(keys: &Keys<'_>, notices: &mut Vec<Notice>) -> Result<
 
 fn read_bind(found: &Found<'_>) -> Result<IpAddr, Refusal> {
     const WANTED: &str = "an IP address such as \"0.0.0.0\" or \"::\"";
+    found.text(WANTED)?.parse().map_err(|_| found.refuse(WANTED))
+}
+
+/// Port 0 is a free one; the log names it.
+fn read_admin_bind(found: &Found<'_>) -> Result<SocketAddr, Refusal> {
+    const WANTED: &str = "an IP address and a port such as \"127.0.0.1:7879\" or \"[::1]:7879\"";
     found.text(WANTED)?.parse().map_err(|_| found.refuse(WANTED))
 }
 

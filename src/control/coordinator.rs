@@ -17,6 +17,7 @@ use super::rest::{Asking, GatewayBot, SessionStartLimit};
 use crate::runtime::clock;
 use crate::runtime::mesh::{CoreSender, ToControl, ToCore};
 use crate::session::identify::IdentifyQueue;
+use crate::shard::report::Wanted;
 use crate::wire::{CloseCode, ShardId};
 
 /// Other processes may spend from the same budget, so it is asked for again before an IDENTIFY when it is older than this.
@@ -130,8 +131,8 @@ impl<C: Core> Coordinator<C> {
             ToControl::IdentifySent { shard, at } => self.identify.on_sent(shard, at),
             ToControl::IdentifyReturned { shard } => self.identify.on_returned(shard, now),
             ToControl::Resolve { shard, host, port } => self.resolve(shard, host, port),
-            ToControl::Page { socket, request } => {
-                self.helpers.pages.serve(Job { socket, request, process: self.process_report(now) });
+            ToControl::Page { socket, request, door } => {
+                self.helpers.pages.serve(Job { socket, request, door, process: self.process_report(now) });
             }
             ToControl::Drained { core } => self.on_ended(core),
             ToControl::CoreFailed { core, error } => {
@@ -277,6 +278,27 @@ pub fn collect<C: Core>(cores: &[C]) -> Reports {
     let said = |core: &usize| cores_said.iter().any(|report| report.core == *core);
     let silent = (0..cores.len()).filter(|core| !said(core)).collect();
     Reports { cores: cores_said, silent }
+}
+
+/// Asks all cores for an object of the cached state; the first that has it counts.
+///
+/// Errs with the number of cores that said nothing in time, when none of the others has it.
+pub fn find<C: Core>(cores: &[C], wanted: Wanted) -> Result<Option<Vec<u8>>, usize> {
+    let (reply, replies) = mpsc::channel();
+    for core in cores {
+        // A core that has ended counts as silent below.
+        let _ = core.send(ToCore::Find { wanted, reply: reply.clone() });
+    }
+    drop(reply);
+    let end = clock::now() + REPORT_MAX;
+    for said in 0..cores.len() {
+        match replies.recv_timeout(end.saturating_duration_since(clock::now())) {
+            Ok(Some(json)) => return Ok(Some(json)),
+            Ok(None) => {}
+            Err(_) => return Err(cores.len() - said),
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 use std::fmt::{self, Display, Write};
 use std::time::Duration;
 
+use crate::cache::CacheBytes;
 use crate::runtime::mesh::CoreReport;
 use crate::shard::report::{LATENCY_BUCKETS, ShardReport};
 
@@ -121,7 +122,7 @@ fn ours_by_shard(page: &mut Page, shards: &[&ShardReport]) {
             "Dispatches of Discord that repeated a number and were left out.",
             |it| it.repeated,
         ),
-        ("cache_bytes", "gauge", "Bytes of cached JSON.", |it| it.cache.bytes),
+        ("cache_json_bytes", "gauge", "Bytes of cached JSON, before it is packed.", |it| it.cache.bytes),
         ("cache_errors_total", "counter", "Dispatches that the cache could not read; they were passed on.", |it| {
             it.cache_errors
         }),
@@ -146,6 +147,7 @@ fn ours_by_shard(page: &mut Page, shards: &[&ShardReport]) {
 }
 
 fn ours_by_process(page: &mut Page, cores: &[CoreReport], process: &ProcessReport) {
+    cache_bytes(page, cores);
     page.family("shardgate_greeting_clients", "gauge", "Connections that have not identified yet.");
     for core in cores {
         page.line("shardgate_greeting_clients", &[("core", &core.core)], &core.greeting);
@@ -167,6 +169,27 @@ fn ours_by_process(page: &mut Page, cores: &[CoreReport], process: &ProcessRepor
     page.single("shardgate_uptime_seconds", "Time since the start.", &process.uptime.as_secs_f64());
     page.family("shardgate_build_info", "gauge", "The version that runs.");
     page.line("shardgate_build_info", &[("version", &env!("CARGO_PKG_VERSION"))], &1);
+}
+
+/// Summed over the shards: a line for each kind and shard would be a ninth of the page.
+fn cache_bytes(page: &mut Page, cores: &[CoreReport]) {
+    type Bytes = fn(&CacheBytes) -> u64;
+    let kinds: [(&str, Bytes); 9] = [
+        ("members", |it| it.members),
+        ("presences", |it| it.presences),
+        ("voice_states", |it| it.voice_states),
+        ("roles", |it| it.roles),
+        ("channels", |it| it.channels),
+        ("emojis", |it| it.emojis),
+        ("other", |it| it.other),
+        ("ready", |it| it.ready),
+        ("shapes", |it| it.shapes),
+    ];
+    page.family("shardgate_cache_bytes", "gauge", "Bytes of memory that the cached state holds, by kind of object.");
+    for (kind, bytes) in kinds {
+        let sum: u64 = cores.iter().flat_map(|core| &core.shards).map(|shard| bytes(&shard.cache_bytes)).sum();
+        page.line("shardgate_cache_bytes", &[("kind", &kind)], &sum);
+    }
 }
 
 struct Page {
@@ -256,6 +279,7 @@ mod tests {
             latencies: Latencies { counts: latency_counts, sum: Duration::from_millis(12_500) },
             events: vec![("MESSAGE_CREATE".into(), 17), ("TYPING_START".into(), 4)],
             cache: CacheCounts { guilds: 5, unavailable_guilds: 1, voice_states: 3, bytes: 999, ..Default::default() },
+            cache_bytes: CacheBytes { members: 700, shapes: 50, ..Default::default() },
             log_age: Duration::from_millis(1500),
             close_codes: vec![(4000, 2)],
             clients: 1,
@@ -346,7 +370,10 @@ mod tests {
             r#"shardgate_clients{shard="1"} 1"#,
             r#"shardgate_log_age_seconds{shard="0"} 1.5"#,
             r#"shardgate_upstream_closes_total{shard="0",code="4000"} 2"#,
-            r#"shardgate_cache_bytes{shard="0"} 999"#,
+            r#"shardgate_cache_json_bytes{shard="0"} 999"#,
+            r#"shardgate_cache_bytes{kind="members"} 1400"#,
+            r#"shardgate_cache_bytes{kind="shapes"} 100"#,
+            r#"shardgate_cache_bytes{kind="roles"} 0"#,
             r#"shardgate_greeting_clients{core="0"} 2"#,
             r#"shardgate_backend_info{core="0",backend="epoll"} 1"#,
             "shardgate_identify_remaining 990",

@@ -4,6 +4,7 @@
 //! Nothing here runs on a core, and no event of Discord passes here.
 
 pub mod address;
+pub mod admin;
 pub mod args;
 pub mod check;
 pub mod config;
@@ -98,13 +99,24 @@ fn serve<C: Core>(
         externally_accessible_url: settings.externally_accessible_url.clone(),
         shards: settings.shards.clone(),
         shard_count: settings.shard_count,
+        has_admin_bind: config.admin_bind.is_some(),
     };
+    // Before the cores start: an address that cannot be had is the operator's mistake, and costs no IDENTIFY.
+    if let Some(address) = config.admin_bind {
+        admin::start(address, to_control.clone())
+            .map_err(|error| Refusal::of(format!("admin_bind {address}: {error}")))?;
+    }
     let resolver = Resolver::start().map_err(refuse("the resolver's thread"))?;
     let cores = start(settings, to_control).map_err(refuse("the cores do not start"))?;
-    let senders = cores.senders.clone();
+    let (senders, askers) = (cores.senders.clone(), cores.senders.clone());
     let helpers = Helpers {
         resolver,
-        pages: Pages::start(site, move || coordinator::collect(&senders)).map_err(refuse("the pages' threads"))?,
+        pages: Pages::start(
+            site,
+            move || coordinator::collect(&senders),
+            move |wanted| coordinator::find(&askers, wanted),
+        )
+        .map_err(refuse("the pages' threads"))?,
         ask: Box::new(move || endpoint.ask_until_answered(rng())),
     };
     let mut coordinator = Coordinator::new(cores.senders, cores.core_of, helpers, &bot, clock::now());

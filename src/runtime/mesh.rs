@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use crate::shard::report::ShardReport;
+use crate::shard::report::{ShardReport, Wanted};
 use crate::wire::http::PlainRequest;
 use crate::wire::{CloseCode, ShardId};
 
@@ -22,9 +22,20 @@ pub enum ToCore {
     Resolved { shard: ShardId, host: String, addresses: Result<Vec<SocketAddr>, String> },
     /// Answer with a report of every shard of this core.
     Report(mpsc::Sender<CoreReport>),
+    /// Answer with the stored JSON, or `None` when no shard of this core has such an object.
+    Find { wanted: Wanted, reply: mpsc::Sender<Option<Vec<u8>>> },
     /// Stop accepting, send what is buffered, close clients resumably and Discord's connections with this code, then answer
     /// `ToControl::Drained`. Ends by itself after `within`.
     Drain { upstream_close: CloseCode, within: Duration },
+}
+
+/// Which listener a request came in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// The gateway's port.
+    Gateway,
+    /// The operator's own (`admin_bind`).
+    Admin,
 }
 
 /// Mail for the control thread.
@@ -38,7 +49,7 @@ pub enum ToControl {
     /// Resolve a host of Discord's.
     Resolve { shard: ShardId, host: String, port: u16 },
     /// An HTTP request that is not a WebSocket upgrade; the socket is blocking and has a send timeout.
-    Page { socket: TcpStream, request: PlainRequest },
+    Page { socket: TcpStream, request: PlainRequest, door: Door },
     /// The core has drained and its thread ends.
     Drained { core: usize },
     /// The core's loop failed and its thread ends: the process cannot go on.

@@ -23,7 +23,7 @@ use crate::wire::encode::Encoder;
 use crate::wire::scan::{self, ScanError};
 use crate::wire::{CloseCode, GuildId};
 use log::{Audience, Log};
-use report::ShardReport;
+use report::{ShardReport, Wanted};
 use seat::{Phase, Pumped, Seat, SeatKey};
 use tally::Tally;
 
@@ -447,6 +447,15 @@ impl Shard {
         true
     }
 
+    /// The stored JSON of an object, for the pages: a guild as its GUILD_CREATE would be now. `None` if it is not known here.
+    pub fn find(&self, wanted: Wanted) -> Option<Vec<u8>> {
+        match wanted {
+            Wanted::Guild(id) => self.cache.find_guild(GuildId(id)),
+            Wanted::Channel(id) => self.cache.find_channel(id),
+            Wanted::User(id) => self.cache.find_user(id),
+        }
+    }
+
     pub fn report(&self, now: Instant) -> ShardReport {
         let counts = self.upstream.counts();
         ShardReport {
@@ -456,6 +465,7 @@ impl Shard {
             latencies: self.latencies.clone(),
             events: self.events.list(),
             cache: self.cache.counts(),
+            cache_bytes: self.cache.bytes(),
             cache_errors: self.cache_errors,
             clients: self.seats.iter().filter(|it| it.connected).count(),
             sessions: self.seats.len(),

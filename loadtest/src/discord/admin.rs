@@ -3,7 +3,8 @@
 //! `POST drop?shard=N|all&events=M` cuts TCP, then M events happen on each of them; `op7`, `op1`,
 //! `op9?resumable=true`, `close?code=C`, `stall?ms=T`, `burst?events=M` take the same `shard`.
 //! `rate?events_per_s=R`, `hello_op7?count=N`, `refuse?count=N`, `rest?status=S&count=N&retry_after=T`;
-//! `emit?shard=N` with a body `{"t":"NAME","d":...}`. `GET stats` shows everything.
+//! `live?events=N` lets events happen that change guilds, `replace` changes every object of every guild once; both go on until
+//! `life_left` of the statistics is 0. `emit?shard=N` with a body `{"t":"NAME","d":...}`. `GET stats` shows everything.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use serde_json::json;
 
 use super::connection::Connection;
 use super::session::Entry;
-use super::{Discord, RECONNECT_NS, RestFault, Shared};
+use super::{Discord, Life, RECONNECT_NS, RestFault, Shared};
 use crate::clock::now_ns;
 use crate::http::{Message, json_answer, query_value};
 
@@ -115,6 +116,8 @@ impl Discord {
                 });
             }
             "emit" => self.emit(shard, body)?,
+            "live" => self.life_left.push_back(Life::Events { shard, left: query.number("events", 1000)? }),
+            "replace" => self.life_left.push_back(Life::Replace { next: 0 }),
             _ => return Err(format!("there is no /fake/{what}")),
         }
         Ok(Done { touched, corked_ms: None })
@@ -174,6 +177,9 @@ impl Discord {
         let mut stats = serde_json::to_value(&self.stats).expect("maps have string or number keys");
         stats["shards"] = shards.into();
         stats["identify_remaining"] = self.gate.remaining().into();
+        stats["changes"] = self.changes.into();
+        stats["life_left"] = self.life_left.len().into();
+        stats["answers_left"] = self.answers.len().into();
         stats["connections"] = self.connections.len().into();
         stats.to_string()
     }

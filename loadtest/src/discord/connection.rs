@@ -77,6 +77,11 @@ impl Connection {
         }
     }
 
+    /// Bytes that the client has not taken yet.
+    pub fn backlog(&self) -> usize {
+        self.queued.borrow().len() + self.link.pending_len()
+    }
+
     /// One payload, now.
     pub fn send(&self, payload: &[u8]) {
         self.push(payload);

@@ -120,6 +120,8 @@ fn each_key_refuses_what_is_not_of_its_type_or_range() {
         (r#""allow_compression":1"#, "allow_compression: found 1, wanted true or false"),
         (r#""disable_compression":0"#, "disable_compression: found 0, wanted true or false"),
         (r#""bind":"localhost""#, "bind: found \"localhost\", wanted an IP address"),
+        (r#""admin_bind":"127.0.0.1""#, "admin_bind: found \"127.0.0.1\", wanted an IP address and a port"),
+        (r#""admin_bind":7879"#, "admin_bind: found 7879, wanted an IP address and a port"),
         (r#""api_url":"discord.com""#, "api_url: found \"discord.com\", wanted an http://"),
         (r#""cores":0"#, "cores: found 0, wanted a number of cores"),
         (r#""cores":[]"#, "cores: found a list, wanted a number of cores"),

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender};
 
 use super::*;
 use crate::control::pages::Site;
-use crate::runtime::mesh::CoreReport;
+use crate::runtime::mesh::{CoreReport, Door};
 use crate::wire::http::PlainRequest;
 
 #[derive(Clone)]
@@ -21,10 +21,15 @@ impl Core for Told {
 fn two_cores(remaining: u32) -> (Coordinator<Told>, [Receiver<ToCore>; 2]) {
     let ((to_first, first), (to_second, second)) = (mpsc::channel(), mpsc::channel());
     let cores = vec![Told(to_first), Told(to_second)];
-    let site = Site { externally_accessible_url: "ws://proxy:7878".into(), shards: 0..4, shard_count: 4 };
+    let site = Site {
+        externally_accessible_url: "ws://proxy:7878".into(),
+        shards: 0..4,
+        shard_count: 4,
+        has_admin_bind: false,
+    };
     let helpers = Helpers {
         resolver: Resolver::start().unwrap(),
-        pages: Pages::start(site, Reports::default).unwrap(),
+        pages: Pages::start(site, Reports::default, |_| Ok(None)).unwrap(),
         ask: Box::new(|| panic!("nobody asks Discord here")),
     };
     let session_start_limit =
@@ -122,7 +127,7 @@ fn a_page_is_answered_while_the_cores_run() {
     let mut reader = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let socket = listener.accept().unwrap().0;
     let request = PlainRequest { method: "GET".into(), path: "/shard-count".into(), host: None, head_only: false };
-    coordinator.on_mail(ToControl::Page { socket, request }, clock::now());
+    coordinator.on_mail(ToControl::Page { socket, request, door: Door::Gateway }, clock::now());
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();
     assert!(text.ends_with("\r\n\r\n4"), "{text}");
@@ -142,4 +147,37 @@ fn reports_come_in_the_cores_order_and_the_silent_ones_are_named() {
     answering.join().unwrap();
     assert_eq!(reports.cores.iter().map(|it| it.core).collect::<Vec<_>>(), [1]);
     assert_eq!(reports.silent, [0]);
+}
+
+/// Cores that answer one question each.
+fn asked<T: Send + 'static>(answers: Vec<Option<Vec<u8>>>, ask: impl FnOnce(&[Told]) -> T) -> T {
+    let (cores, threads): (Vec<_>, Vec<_>) = answers
+        .into_iter()
+        .map(|answer| {
+            let (to_core, mail) = mpsc::channel();
+            let answering = std::thread::spawn(move || match mail.recv() {
+                // Nobody listens any more once another core had the answer.
+                Ok(ToCore::Find { wanted: Wanted::Guild(7), reply }) => drop(reply.send(answer)),
+                _ => panic!("something else"),
+            });
+            (Told(to_core), answering)
+        })
+        .unzip();
+    let result = ask(&cores);
+    threads.into_iter().for_each(|it| it.join().unwrap());
+    result
+}
+
+#[test]
+fn an_object_is_found_on_whichever_core_has_it() {
+    let find = |cores: &[Told]| find(cores, Wanted::Guild(7));
+    assert_eq!(asked(vec![None, Some(b"{}".to_vec())], find), Ok(Some(b"{}".to_vec())));
+    assert_eq!(asked(vec![None, None], find), Ok(None));
+}
+
+#[test]
+fn a_silent_core_might_have_had_the_object() {
+    let (to_gone, gone) = mpsc::channel();
+    drop(gone);
+    assert_eq!(find(&[Told(to_gone)], Wanted::User(1)), Err(1));
 }

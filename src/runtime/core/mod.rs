@@ -229,6 +229,11 @@ impl<N: Net> Core<N> {
                 // Whoever asked may have given up waiting.
                 let _ = reply.send(report);
             }
+            ToCore::Find { wanted, reply } => {
+                let found = self.group.shards.iter().find_map(|it| it.find(wanted));
+                // As above.
+                let _ = reply.send(found);
+            }
             ToCore::Drain { upstream_close, within } => self.drain(now, upstream_close, within),
         }
     }
