@@ -17,6 +17,8 @@ pub enum Entry {
     Traffic(Event),
     /// Event name and `d`, as they are.
     Raw(Rc<(String, String)>),
+    /// A number that is never sent.
+    Hole,
     Resumed,
 }
 

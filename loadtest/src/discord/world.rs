@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 
+use super::options::NO_RESUME_URL;
 use super::template::{Scene, Template, compact, push_number};
 
 /// The bot's own user and application id.
@@ -140,7 +141,8 @@ impl World {
             0 => push_number(out, shard.into()),
             1 => push_number(out, self.size.shards.into()),
             2 => out.extend_from_slice(session_id.as_bytes()),
-            3 => out.extend_from_slice(resume_url.as_bytes()),
+            3 if resume_url == NO_RESUME_URL => {}
+            3 => out.extend_from_slice(format!("\"resume_gateway_url\":\"{resume_url}\",").as_bytes()),
             _ => separated(out, 0..self.size.guilds, |index, out| {
                 out.extend_from_slice(b"{\"unavailable\":true,\"id\":\"");
                 push_number(out, self.guild_id(shard, index));
