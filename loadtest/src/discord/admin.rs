@@ -4,7 +4,7 @@
 //! `op9?resumable=true`, `close?code=C`, `stall?ms=T`, `burst?events=M` take the same `shard`, and so do
 //! `half_open` (Discord has forgotten the connection, no FIN and no RST says so), `trickle` (bytes go out one by one), `fragment`
 //! (messages in fragments), `garbage` (a message that cannot be inflated, or is no JSON), `say` (the body as one payload, whatever
-//! it is), `skip?by=N` (numbers that are never sent), all for the connections of this moment.
+//! it is; `~` becomes a byte that is not UTF-8), `skip?by=N` (numbers that are never sent), all for the connections of this moment.
 //! `rate?events_per_s=R`, `hello_op7?count=N`, `refuse?count=N&status=S&retry_after=T`, `rest?status=S&count=N&retry_after=T` (0 for
 //! none), `lost_acks?count=N`, `gateway_url` with the URL as body (empty: its own);
 //! `emit?shard=N` with a body `{"t":"NAME","d":...}`. `GET stats` shows everything.
@@ -126,7 +126,10 @@ impl Discord {
             "trickle" => touched.iter().for_each(|it| it.link.set_trickling()),
             "fragment" => touched.iter().for_each(|it| it.is_fragmenting.set(true)),
             "garbage" => touched.iter().for_each(|it| it.send_garbage()),
-            "say" => touched.iter().for_each(|it| it.send(body)),
+            "say" => {
+                let payload: Vec<u8> = body.iter().map(|byte| if *byte == b'~' { 0xFF } else { *byte }).collect();
+                touched.iter().for_each(|it| it.send(&payload));
+            }
             "skip" => {
                 let numbers = query.number("by", 1)?;
                 for shard in self.each_shard(shard) {
