@@ -63,11 +63,24 @@ fn rows(
         ("upstream_compression", config.upstream_compression.query_value().unwrap_or("none").to_owned()),
         ("cache", cached(config)),
         ("log", format!("{} bytes, {} s", config.log_bytes, config.log_keep.as_secs())),
+        ("identify_reserve", or(config.identify_reserve, "one per shard, from 10 to a tenth of the limit")),
+        ("clients_max", machine.clients_max(config.clients_max, config.shards.unwrap_or(1)).to_string()),
+        ("a client may", client_limits(config)),
         ("backend", if backend == Backend::IoUring { "io_uring".into() } else { "epoll".into() }),
         ("cores (CPU numbers)", format!("{cores:?}")),
         ("kernel", machine.kernel.clone()),
         ("open files, locked memory", format!("{}, {}", limit(machine.open_files), limit(machine.memlock))),
     ]
+}
+
+fn client_limits(config: &Config) -> String {
+    let limits = config.client_limits;
+    format!(
+        "take {} s for its upgrade, send {} payloads a minute, fail to RESUME {} times",
+        limits.handshake.as_secs(),
+        limits.payloads_per_minute,
+        limits.failed_resumes
+    )
 }
 
 /// The flags that are on.

@@ -16,6 +16,7 @@ use tracing::level_filters::LevelFilter;
 use super::keys::{Found, Keys, Refusal};
 use super::{address, presence};
 use crate::cache::CacheFlags;
+use crate::session::client::ClientLimits;
 use crate::wire::Compression;
 
 /// Read when neither the command line nor the environment names another.
@@ -31,7 +32,12 @@ const LOG_SECONDS_DEFAULT: u64 = 300;
 const LOG_SECONDS_MAX: u64 = 7 * 24 * 3600;
 const CPUS_MAX: u64 = 4096;
 
-const KEYS: [&str; 28] = [
+/// Connections of clients: the machine's open files are the real limit, `settings` knows them.
+const CLIENTS_DEFAULT: u64 = 16_384;
+const CLIENTS_LIMIT: u64 = 1 << 20;
+const IDENTIFY_RESERVE_MAX: u64 = 1_000_000;
+
+const KEYS: [&str; 33] = [
     "log_level",
     "token",
     "intents",
@@ -58,6 +64,11 @@ const KEYS: [&str; 28] = [
     "log_bytes",
     "log_seconds",
     "egress_proxy",
+    "identify_reserve",
+    "clients_max",
+    "client_handshake_seconds",
+    "client_payloads_per_minute",
+    "client_failed_resumes",
     // Editors put it there; it configures nothing.
     "$schema",
     "$comment",
@@ -149,6 +160,11 @@ pub struct Config {
     pub data_dir: Option<PathBuf>,
     pub log_bytes: usize,
     pub log_keep: Duration,
+    /// IDENTIFYs that are never spent; `None` for the default, which depends on the number of shards.
+    pub identify_reserve: Option<u32>,
+    /// Connections of clients, before the machine was asked.
+    pub clients_max: usize,
+    pub client_limits: ClientLimits,
 }
 
 /// What the operator should hear about a configuration that is good enough to start with.
@@ -281,7 +297,29 @@ fn read_config(keys: &Keys<'_>, environment: &Environment, notices: &mut Vec<Not
         log_keep: Duration::from_secs(
             keys.get("log_seconds").map_or(Ok(LOG_SECONDS_DEFAULT), |it| it.integer(1, LOG_SECONDS_MAX))?,
         ),
+        identify_reserve: keys
+            .get_nullable("identify_reserve")
+            .map(|it| it.integer(0, IDENTIFY_RESERVE_MAX))
+            .transpose()?
+            .map(|it| it as u32),
+        clients_max: keys.get("clients_max").map_or(Ok(CLIENTS_DEFAULT), |it| it.integer(1, CLIENTS_LIMIT))? as usize,
+        client_limits: read_client_limits(keys)?,
     })
+}
+
+fn read_client_limits(keys: &Keys<'_>) -> Result<ClientLimits, Refusal> {
+    let mut limits = ClientLimits::default();
+    if let Some(found) = keys.get("client_handshake_seconds") {
+        limits.handshake = Duration::from_secs(found.integer(1, 600)?);
+    }
+    if let Some(found) = keys.get("client_payloads_per_minute") {
+        // Discord grants 120: less would close clients that keep all its rules.
+        limits.payloads_per_minute = found.integer(120, 1_000_000)? as u32;
+    }
+    if let Some(found) = keys.get("client_failed_resumes") {
+        limits.failed_resumes = found.integer(1, 1_000_000)? as u32;
+    }
+    Ok(limits)
 }
 
 const BACKENDS: [(&str, BackendWanted); 3] =

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::metrics::{self, ProcessReport};
+use super::metrics::{self, IdentifyReport, ProcessReport};
 use crate::runtime::clock;
 use crate::runtime::mesh::{CoreReport, Door};
 use crate::shard::report::{ShardReport, Wanted};
@@ -24,6 +24,8 @@ use crate::wire::http::PlainRequest;
 
 /// Pages waiting for each of the three threads. When full, the request is answered 503 at once and closed.
 const PAGES_MAX: usize = 64;
+/// No two answers of one thread begin within this.
+const ANSWERED_EVERY: Duration = Duration::from_millis(5);
 /// A reader that has not taken the whole page by then is cut off.
 const SEND_MAX: Duration = Duration::from_secs(5);
 const CHUNK_BYTES: usize = 64 << 10;
@@ -108,7 +110,11 @@ fn start_thread(
 ) -> io::Result<SyncSender<Job>> {
     let (queue, jobs) = mpsc::sync_channel::<Job>(PAGES_MAX);
     let serve = move || {
+        let mut next_at = clock::now();
         for job in jobs {
+            // A flood of requests must not become one of reports, which take the cores' time.
+            thread::sleep(next_at.saturating_duration_since(clock::now()));
+            next_at = clock::now() + ANSWERED_EVERY;
             let peer = job.socket.peer_addr().ok().map(|it| it.ip());
             let response = match refuse(path_of(&job.request), job.door, peer, &site) {
                 Some(refusal) => refusal,
@@ -299,13 +305,29 @@ fn unready(site: &Site, process: &ProcessReport, reports: &Reports) -> Option<St
         return None;
     }
     let mut lines: String = reports.silent.iter().map(|core| format!("core {core} does not answer\n")).collect();
+    let identify = &process.identify;
     for (shard, state) in waiting.iter().take(NAMED_MAX) {
-        lines += &format!("shard {shard}: {state}\n");
+        let is_held_back = identify.held_back && identify.waiting.binary_search(shard).is_ok();
+        let why = if is_held_back { held_back(identify) } else { (*state).to_owned() };
+        lines += &format!("shard {shard}: {why}\n");
     }
     if waiting.len() > NAMED_MAX {
         lines += &format!("and {} more\n", waiting.len() - NAMED_MAX);
     }
     Some(lines)
+}
+
+/// Why a shard may not IDENTIFY, and until when.
+fn held_back(identify: &IdentifyReport) -> String {
+    let minutes = identify.resets_in.as_secs().div_ceil(60);
+    format!(
+        "waits for the limit of IDENTIFYs to reset in {} h {} min ({} of {} left, a reserve of {} is not spent)",
+        minutes / 60,
+        minutes % 60,
+        identify.remaining,
+        identify.limit,
+        identify.reserve
+    )
 }
 
 fn state_name(status: u8) -> &'static str {
@@ -361,6 +383,23 @@ mod tests {
         assert_eq!(get("/readyz", &[4, 2]), (503, "shard 1: identifying\n".into()));
         assert_eq!(get("/readyz", &[0, 1]), (503, "shard 0: fatally closed\nshard 1: disconnected\n".into()));
         assert_eq!(get("/readyz", &[4]), (503, "shard 1: unknown\n".into()));
+    }
+
+    #[test]
+    fn a_shard_that_waits_for_the_limit_says_until_when() {
+        let identify = IdentifyReport {
+            remaining: 10,
+            limit: 1000,
+            reserve: 10,
+            resets_in: Duration::from_secs(3 * 3600 + 59 * 60 + 1),
+            held_back: true,
+            waiting: vec![1],
+        };
+        let process = ProcessReport { identify, ..Default::default() };
+        let (status, body) = get_with("/readyz", &process, &|| reports(&[2, 2]));
+        let why =
+            "waits for the limit of IDENTIFYs to reset in 4 h 0 min (10 of 1000 left, a reserve of 10 is not spent)";
+        assert_eq!((status, body), (503, format!("shard 0: identifying\nshard 1: {why}\n")));
     }
 
     #[test]

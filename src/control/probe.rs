@@ -145,6 +145,14 @@ impl Machine {
         ))
     }
 
+    /// `wanted` connections of clients, or as many as leave the shards the open files that they need: a flood of clients must
+    /// never keep a shard from connecting again.
+    pub fn clients_max(&self, wanted: usize, shards: u32) -> usize {
+        let Some(limit) = self.open_files else { return wanted };
+        let room = limit.saturating_sub(FILES_BASE / 2 + 2 * u64::from(shards)).max(FILES_BASE / 16);
+        wanted.min(usize::try_from(room).unwrap_or(usize::MAX))
+    }
+
     /// Whether enough files may be open for `shards`. A refusal when not even the shards themselves fit, a line with the remedy
     /// when their clients may not.
     pub fn open_files_shortfall(&self, shards: u32) -> Result<Option<String>, Refusal> {
@@ -274,6 +282,16 @@ mod tests {
         let line = with(Some(930)).open_files_shortfall(225).unwrap().unwrap();
         assert!(line.contains("limited to 930") && line.contains("ulimit -n 931"), "{line}");
         assert!(with(Some(256)).open_files_shortfall(225).is_err());
+    }
+
+    #[test]
+    fn clients_never_get_the_files_that_shards_need() {
+        let with = |open_files| Machine { open_files, ..machine(Ring::Works) };
+        assert_eq!(with(None).clients_max(16_384, 225), 16_384);
+        assert_eq!(with(Some(1 << 20)).clients_max(16_384, 225), 16_384);
+        assert_eq!(with(Some(1024)).clients_max(16_384, 225), 1024 - 128 - 450);
+        assert_eq!(with(Some(100)).clients_max(16_384, 225), 16);
+        assert_eq!(with(Some(1024)).clients_max(5, 225), 5);
     }
 
     #[test]

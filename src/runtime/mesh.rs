@@ -78,6 +78,33 @@ impl CoreSender {
     }
 }
 
+/// Connections of clients that a limit has closed, counted by which.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TurnedAway {
+    /// More than `clients_max`, all of them identified.
+    pub full: u64,
+    /// The quietest of too many that had not identified.
+    pub silent: u64,
+    /// The upgrade took longer than `client_handshake_seconds`.
+    pub handshake: u64,
+    /// More than `client_payloads_per_minute`.
+    pub flood: u64,
+    /// Wrong tokens, and more than `client_failed_resumes`.
+    pub guesses: u64,
+}
+
+impl TurnedAway {
+    pub fn by_reason(&self) -> [(&'static str, u64); 5] {
+        [
+            ("full", self.full),
+            ("silent", self.silent),
+            ("handshake", self.handshake),
+            ("flood", self.flood),
+            ("guesses", self.guesses),
+        ]
+    }
+}
+
 /// What one core says of itself.
 #[derive(Debug, Default)]
 pub struct CoreReport {
@@ -86,6 +113,7 @@ pub struct CoreReport {
     pub backend: &'static str,
     /// Connections that have not identified yet.
     pub greeting: usize,
+    pub turned_away: TurnedAway,
     /// Log segments given back before their time for want of room.
     pub log_dropped_early: u64,
     pub shards: Vec<ShardReport>,

@@ -57,10 +57,12 @@ pub fn start(settings: &RuntimeSettings, control: mpsc::Sender<ToControl>) -> io
             validate_token: settings.validate_token,
             shards: settings.shards.clone(),
             shard_count: settings.shard_count,
+            limits: settings.client_limits,
         },
         placement: placement.clone(),
         upstream_compression: settings.upstream_compression,
         allow_compression: settings.allow_compression,
+        clients_max: settings.clients_max.div_ceil(settings.cores.len().max(1)),
         tls: tls::client_config()?,
         backend: match settings.backend {
             Backend::IoUring => "io_uring",

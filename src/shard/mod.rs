@@ -158,9 +158,14 @@ impl Shard {
         self.upstream.on_closed(now, code);
     }
 
+    /// The upgrade that has just failed asked us to stay away for this long. Call after `on_closed`.
+    pub fn on_retry_after(&mut self, now: Instant, wait: Duration) {
+        self.upstream.on_retry_after(now, wait);
+    }
+
     /// One whole payload of Discord's. On an error the connection is given up and the session resumed from the last good one.
     pub fn on_payload(&mut self, now: Instant, payload: &[u8]) -> Result<(), ScanError> {
-        let envelope = match scan::scan(payload) {
+        let envelope = match scan::scan_text(payload) {
             Ok(envelope) => envelope,
             Err(error) => {
                 self.upstream.on_broken(now);

@@ -1,12 +1,16 @@
 //! The control thread against cores that only write down what they are told.
 
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender};
 
 use super::*;
 use crate::control::pages::Site;
 use crate::runtime::mesh::{CoreReport, Door};
 use crate::wire::http::PlainRequest;
+
+/// Before the limits are asked for again.
+const RESET_AFTER: Duration = Duration::from_secs(1800);
 
 #[derive(Clone)]
 struct Told(Sender<ToCore>);
@@ -19,6 +23,10 @@ impl Core for Told {
 
 /// Even shards on core 0, odd ones on core 1.
 fn two_cores(remaining: u32) -> (Coordinator<Told>, [Receiver<ToCore>; 2]) {
+    two_cores_with(remaining, None)
+}
+
+fn two_cores_with(remaining: u32, dir: Option<&Path>) -> (Coordinator<Told>, [Receiver<ToCore>; 2]) {
     let ((to_first, first), (to_second, second)) = (mpsc::channel(), mpsc::channel());
     let cores = vec![Told(to_first), Told(to_second)];
     let site = Site {
@@ -32,11 +40,20 @@ fn two_cores(remaining: u32) -> (Coordinator<Told>, [Receiver<ToCore>; 2]) {
         pages: Pages::start(site, Reports::default, |_| Ok(None)).unwrap(),
         ask: Box::new(|| panic!("nobody asks Discord here")),
     };
-    let session_start_limit =
-        SessionStartLimit { total: 1000, remaining, reset_after: Duration::from_secs(3600), max_concurrency: 4 };
-    let bot = GatewayBot { url: "ws://127.0.0.1:9".into(), shards: 4, session_start_limit };
     let core_of = Box::new(|shard: ShardId| shard.0 as usize % 2);
-    (Coordinator::new(cores, core_of, helpers, &bot, clock::now()), [first, second])
+    let ledger = Ledger::new(dir, "http://127.0.0.1:9", "invented", 1);
+    (Coordinator::new(cores, core_of, helpers, opening(remaining), ledger, clock::now()), [first, second])
+}
+
+fn opening(remaining: u32) -> Opening {
+    Opening {
+        limit: SessionStartLimit { total: 1000, remaining, reset_after: RESET_AFTER, max_concurrency: 4 },
+        identified: Duration::ZERO,
+        reserve: Reserve::Of(2),
+        gateway_url: "ws://127.0.0.1:9".into(),
+        shard_count: 4,
+        asking: None,
+    }
 }
 
 #[test]
@@ -51,14 +68,56 @@ fn a_turn_goes_to_the_core_that_holds_the_shard() {
 
 #[test]
 fn without_budget_no_turn_is_given_and_the_shard_is_shown_as_waiting() {
-    let (mut coordinator, [first, _second]) = two_cores(0);
+    let (mut coordinator, [first, _second]) = two_cores(2);
     let now = clock::now();
     coordinator.on_mail(ToControl::IdentifyWanted { shard: ShardId(0) }, now);
     coordinator.poll(now);
     assert!(first.try_recv().is_err());
-    assert!(coordinator.exhausted_until.is_some());
-    let report = coordinator.process_report(now);
-    assert_eq!((report.identify_remaining, report.identify_waiting), (0, 1));
+    assert!(coordinator.told_again_at.is_some());
+    let report = coordinator.process_report(now).identify;
+    assert_eq!((report.remaining, report.limit, report.reserve), (2, 1000, 2));
+    assert_eq!((report.held_back, &report.waiting[..]), (true, &[0][..]));
+    coordinator.poll(now + RESET_AFTER);
+    assert!(matches!(first.try_recv(), Ok(ToCore::IdentifyTurn { shard: ShardId(0), .. })));
+    assert_eq!(coordinator.told_again_at, None);
+}
+
+#[test]
+fn a_turn_is_paid_for_on_disk_before_the_core_hears_of_it() {
+    let dir = std::env::temp_dir().join(format!("shardgate-coordinator-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let (mut coordinator, [first, _second]) = two_cores_with(10, Some(&dir));
+    let kept = || Ledger::new(Some(&dir), "http://127.0.0.1:9", "invented", 2).budget(clock::since_epoch()).unwrap();
+    let begin = clock::since_epoch();
+    let now = clock::now();
+    coordinator.poll(now);
+    assert_eq!((kept().limit.remaining, kept().identified), (10, Duration::ZERO));
+    for shard in [0, 2] {
+        coordinator.on_mail(ToControl::IdentifyWanted { shard: ShardId(shard) }, now);
+    }
+    coordinator.poll(now);
+    assert!(first.try_recv().is_ok());
+    assert_eq!(kept().limit.remaining, 8);
+    assert!(kept().identified + Duration::from_millis(1) >= begin);
+    coordinator.on_mail(ToControl::IdentifyReturned { shard: ShardId(2) }, now);
+    coordinator.poll(now);
+    assert_eq!(kept().limit.remaining, 9);
+    // The next process begins where this one was killed, and lets the bucket cool first.
+    let opening = Opening { limit: kept().limit, identified: kept().identified, ..opening(0) };
+    let next = Coordinator::new(
+        coordinator.cores.clone(),
+        Box::new(|_| 0),
+        two_cores(0).0.helpers,
+        opening,
+        Ledger::new(None, "", "", 3),
+        now,
+    );
+    let mut identify = next.identify;
+    identify.on_wanted(ShardId(1), now);
+    let (_, not_before) = identify.poll(now).unwrap();
+    assert!(not_before > now + COOLING / 2 && not_before <= now + 2 * COOLING);
+    assert_eq!(identify.remaining(), 8);
+    std::fs::remove_dir_all(&dir).unwrap();
 }
 
 #[test]
