@@ -24,14 +24,16 @@ const DEFAULT_PATH: &str = "config.json";
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
 /// 65,536 shards of 1,000 guilds are more guilds than Discord has.
 pub const SHARDS_MAX: u64 = 65_536;
-const LOG_BYTES_DEFAULT: u64 = 256 << 20;
-const LOG_BYTES_MIN: u64 = 1 << 20;
+pub const LOG_BYTES_MIN: u64 = 1 << 20;
 const LOG_BYTES_MAX: u64 = 1 << 40;
+/// Less is used by a proxy without a single guild.
+const MEMORY_LIMIT_MIN: u64 = 16 << 20;
+const MEMORY_LIMIT_MAX: u64 = 1 << 50;
 const LOG_SECONDS_DEFAULT: u64 = 300;
 const LOG_SECONDS_MAX: u64 = 7 * 24 * 3600;
 const CPUS_MAX: u64 = 4096;
 
-const KEYS: [&str; 27] = [
+const KEYS: [&str; 28] = [
     "log_level",
     "token",
     "intents",
@@ -56,6 +58,7 @@ const KEYS: [&str; 27] = [
     "data_dir",
     "log_bytes",
     "log_seconds",
+    "memory_limit",
     "egress_proxy",
     // Editors put it there; it configures nothing.
     "$schema",
@@ -144,8 +147,11 @@ pub struct Config {
     pub backend: BackendWanted,
     pub upstream_compression: Compression,
     pub data_dir: Option<PathBuf>,
-    pub log_bytes: usize,
+    /// `None`: as `memory` says.
+    pub log_bytes: Option<u64>,
     pub log_keep: Duration,
+    /// Bytes of resident memory; `None`: as `memory` says.
+    pub memory_limit: Option<u64>,
 }
 
 /// What the operator should hear about a configuration that is good enough to start with.
@@ -272,11 +278,14 @@ fn read_config(keys: &Keys<'_>, environment: &Environment, notices: &mut Vec<Not
             ])
         })?,
         data_dir: keys.get_nullable("data_dir").map(|it| read_data_dir(&it, notices)).transpose()?,
-        log_bytes: keys.get("log_bytes").map_or(Ok(LOG_BYTES_DEFAULT), |it| it.integer(LOG_BYTES_MIN, LOG_BYTES_MAX))?
-            as usize,
+        log_bytes: keys.get("log_bytes").map(|it| it.integer(LOG_BYTES_MIN, LOG_BYTES_MAX)).transpose()?,
         log_keep: Duration::from_secs(
             keys.get("log_seconds").map_or(Ok(LOG_SECONDS_DEFAULT), |it| it.integer(1, LOG_SECONDS_MAX))?,
         ),
+        memory_limit: keys
+            .get_nullable("memory_limit")
+            .map(|it| it.integer(MEMORY_LIMIT_MIN, MEMORY_LIMIT_MAX))
+            .transpose()?,
     })
 }
 

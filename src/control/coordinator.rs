@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, warn};
 
+use super::memory::Watch;
 use super::metrics::ProcessReport;
 use super::pages::{Job, Pages, Reports};
 use super::resolve::Resolver;
 use super::rest::{Asking, GatewayBot, SessionStartLimit};
 use crate::runtime::clock;
 use crate::runtime::mesh::{CoreSender, ToControl, ToCore};
+use crate::runtime::takeover::Successor;
 use crate::session::identify::IdentifyQueue;
 use crate::wire::{CloseCode, ShardId};
 
@@ -55,6 +57,8 @@ pub struct Helpers {
     pub pages: Pages,
     /// Asks Discord for `/gateway/bot`.
     pub ask: Box<dyn FnMut() -> Asking>,
+    /// Of the whole process.
+    pub memory: Watch,
 }
 
 /// Why the cores are to be drained.
@@ -64,6 +68,8 @@ pub enum End {
     Stopped,
     /// A core failed: the process cannot go on.
     Failed,
+    /// Another process goes on with our listeners.
+    TakenOver,
 }
 
 pub struct Coordinator<C> {
@@ -77,6 +83,7 @@ pub struct Coordinator<C> {
     /// The budget is spent, the operator has been told, and then it should be full again.
     exhausted_until: Option<Instant>,
     stopping: bool,
+    successor: Option<Box<Successor>>,
     started: Instant,
     /// By core: its thread has ended or is about to.
     ended: Vec<bool>,
@@ -96,6 +103,7 @@ impl<C: Core> Coordinator<C> {
             asked_at: now,
             exhausted_until: None,
             stopping: false,
+            successor: None,
             started: now,
         }
     }
@@ -139,6 +147,10 @@ impl<C: Core> Coordinator<C> {
                 self.on_ended(core);
                 return Some(End::Failed);
             }
+            ToControl::TakenOver(successor) => {
+                self.successor = Some(successor);
+                return Some(End::TakenOver);
+            }
             ToControl::Stop => {
                 info!("stopping on a signal; a second one ends at once");
                 return Some(End::Stopped);
@@ -161,6 +173,12 @@ impl<C: Core> Coordinator<C> {
             }
         }
         self.watch_budget(now);
+        if let Some(pressure) = self.helpers.memory.on_timeout(now) {
+            for core in &self.cores {
+                // A core that has ended uses no memory.
+                let _ = core.send(ToCore::Pressure(pressure));
+            }
+        }
     }
 
     /// When `poll` wants to be called next.
@@ -168,7 +186,8 @@ impl<C: Core> Coordinator<C> {
         let asking = self.asking.as_ref().map(|_| now + ASKING_POLL);
         // A turn that is due now was tried a moment ago: only time or mail brings it on.
         let identify = self.identify.due().map(|due| due.max(now + Duration::from_millis(1)));
-        [asking, identify, self.exhausted_until].into_iter().flatten().fold(now + IDLE_MAX, Instant::min)
+        let memory = Some(self.helpers.memory.due());
+        [asking, identify, self.exhausted_until, memory].into_iter().flatten().fold(now + IDLE_MAX, Instant::min)
     }
 
     fn watch_budget(&mut self, now: Instant) {
@@ -220,6 +239,7 @@ impl<C: Core> Coordinator<C> {
             identify_waiting: self.identify.waiting(),
             uptime: now.saturating_duration_since(self.started),
             stopping: self.stopping,
+            memory: self.helpers.memory.report(),
         }
     }
 
@@ -229,14 +249,26 @@ impl<C: Core> Coordinator<C> {
         }
     }
 
+    /// The process that takes over, after `End::TakenOver`.
+    pub fn take_successor(&mut self) -> Option<Box<Successor>> {
+        self.successor.take()
+    }
+
     /// Has all cores drained. True when they all did within `DRAIN_MAX`.
     ///
     /// `upstream_close` is told to Discord: 1000 ends the sessions and shows the bot offline, any other code keeps them for a RESUME.
-    pub fn drain(&mut self, mail: &mpsc::Receiver<ToControl>, upstream_close: CloseCode) -> bool {
+    /// `leave_listeners`: they stay open for the process that takes over.
+    pub fn drain(
+        &mut self,
+        mail: &mpsc::Receiver<ToControl>,
+        upstream_close: CloseCode,
+        leave_listeners: bool,
+    ) -> bool {
         self.stopping = true;
         let end = clock::now() + DRAIN_MAX;
         for (core, ended) in self.cores.iter().zip(&mut self.ended) {
-            *ended = *ended || !core.send(ToCore::Drain { upstream_close, within: DRAIN_WITHIN });
+            let drain = ToCore::Drain { upstream_close, within: DRAIN_WITHIN, leave_listeners };
+            *ended = *ended || !core.send(drain);
         }
         while self.ended.contains(&false) {
             let now = clock::now();

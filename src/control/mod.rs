@@ -10,6 +10,7 @@ pub mod config;
 pub mod coordinator;
 pub mod keys;
 pub mod log;
+pub mod memory;
 pub mod metrics;
 pub mod pages;
 pub mod presence;
@@ -18,8 +19,11 @@ pub mod resolve;
 pub mod rest;
 pub mod settings;
 pub mod signals;
+pub mod takeover;
 
 use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
@@ -31,13 +35,14 @@ use self::args::Args;
 use self::config::{Config, Environment, Loaded, Notice, SHARDS_MAX};
 use self::coordinator::{Coordinator, Core, CoreOf, End, Helpers};
 use self::keys::Refusal;
+use self::memory::{Budget, Watch};
 use self::pages::{Pages, Site};
 use self::probe::Machine;
 use self::resolve::Resolver;
 use self::rest::{Endpoint, GatewayBot};
-use crate::runtime::clock;
 use crate::runtime::mesh::ToControl;
 use crate::runtime::settings::{Backend, RuntimeSettings};
+use crate::runtime::{clock, heap};
 use crate::wire::CloseCode;
 
 /// While Discord has not answered, how often that is looked for; a signal is heard at once.
@@ -49,17 +54,22 @@ pub struct Cores<C> {
     pub senders: Vec<C>,
     pub threads: Vec<JoinHandle<()>>,
     pub core_of: CoreOf,
+    /// Where clients connect, and duplicates of the sockets that listen there.
+    pub listen: SocketAddr,
+    pub listeners: Vec<OwnedFd>,
 }
 
-/// The whole life of the process, after the arguments are read. `start` starts the runtime, which sends its mail to the given end.
+/// The whole life of the process, after the arguments are read. `activated` are listeners of the service manager's. `start` starts the
+/// runtime with the listeners it is given, if any; it sends its mail to the given end.
 pub fn run<C: Core>(
     args: &Args,
     environment: &Environment,
-    start: impl FnOnce(RuntimeSettings, mpsc::Sender<ToControl>) -> io::Result<Cores<C>>,
+    activated: Vec<OwnedFd>,
+    start: impl FnOnce(RuntimeSettings, Vec<OwnedFd>, mpsc::Sender<ToControl>) -> io::Result<Cores<C>>,
 ) -> ExitCode {
     let done = match config::load(args.config.as_deref(), environment) {
         Ok(loaded) if args.check => check::page(&loaded, &Machine::probe()).map(|page| print!("{page}")),
-        Ok(loaded) => serve(&loaded, args, start),
+        Ok(loaded) => serve(&loaded, args, activated, start),
         Err(refusal) => Err(refusal),
     };
     match done {
@@ -74,9 +84,11 @@ pub fn run<C: Core>(
 fn serve<C: Core>(
     loaded: &Loaded,
     args: &Args,
-    start: impl FnOnce(RuntimeSettings, mpsc::Sender<ToControl>) -> io::Result<Cores<C>>,
+    activated: Vec<OwnedFd>,
+    start: impl FnOnce(RuntimeSettings, Vec<OwnedFd>, mpsc::Sender<ToControl>) -> io::Result<Cores<C>>,
 ) -> Result<(), Refusal> {
     let config = &loaded.config;
+    takeover::check(args, config)?;
     let _log = log::start(config.log_level).map_err(refuse("the log"))?;
     info!(version = env!("CARGO_PKG_VERSION"), configuration = loaded.source, "starting");
     tell(&loaded.notices);
@@ -87,35 +99,51 @@ fn serve<C: Core>(
 
     let machine = Machine::probe();
     let backend = choose_backend(config, &machine)?;
+    let memory = memory::budget(config, &machine)?;
     let endpoint = Endpoint::new(config);
     let Some(bot) = first_answer(&endpoint, &mail)? else {
         info!("stopped before the first core started");
         return Ok(());
     };
-    let settings = fit(config, &bot, &machine, backend)?;
+    let settings = fit(config, &bot, &machine, backend, &memory)?;
     let site = Site {
         externally_accessible_url: settings.externally_accessible_url.clone(),
         shards: settings.shards.clone(),
         shard_count: settings.shard_count,
     };
     let resolver = Resolver::start().map_err(refuse("the resolver's thread"))?;
-    let cores = start(settings, to_control).map_err(refuse("the cores do not start"))?;
+    // Everything else is ready: from here on a running proxy drains, and its clients wait for this one.
+    let inherited = takeover::inherit(args, config, &settings, activated)?;
+    let cores = start(settings.clone(), inherited, to_control.clone()).map_err(refuse("the cores do not start"))?;
+    if let Some(data_dir) = &config.data_dir {
+        takeover::open_door(data_dir, &settings, cores.listen, cores.listeners, to_control);
+    }
     let senders = cores.senders.clone();
     let helpers = Helpers {
         resolver,
         pages: Pages::start(site, move || coordinator::collect(&senders)).map_err(refuse("the pages' threads"))?,
         ask: Box::new(move || endpoint.ask_until_answered(rng())),
+        memory: Watch::new(memory.limit, clock::now(), heap::resident_bytes, heap::purge),
     };
     let mut coordinator = Coordinator::new(cores.senders, cores.core_of, helpers, &bot, clock::now());
     let end = coordinator.serve(&mail);
-    let code = if args.close_upstream_offline { CloseCode::NORMAL } else { CloseCode::RECONNECTING };
-    let drained = coordinator.drain(&mail, code);
+    let goes_offline = args.close_upstream_offline && end != End::TakenOver;
+    let code = if goes_offline { CloseCode::NORMAL } else { CloseCode::RECONNECTING };
+    let drained = coordinator.drain(&mail, code, end == End::TakenOver);
     if drained {
         join(cores.threads);
     }
     match (end, drained) {
         (End::Failed, _) => Err(Refusal::of("a core failed; the log says why")),
-        (End::Stopped, false) => Err(Refusal::of("not everything was sent within 10 s")),
+        // A successor sees the end of the process then.
+        (End::Stopped | End::TakenOver, false) => Err(Refusal::of("not everything was sent within 10 s")),
+        (End::TakenOver, true) => {
+            if let Some(successor) = coordinator.take_successor() {
+                info!(pid = successor.terms.pid, "taken over");
+                successor.tell_left();
+            }
+            Ok(())
+        }
         (End::Stopped, true) => {
             info!("stopped");
             Ok(())
@@ -162,12 +190,18 @@ fn first_answer(endpoint: &Endpoint, mail: &mpsc::Receiver<ToControl>) -> Result
 }
 
 /// The runtime's settings, after the machine was measured against them.
-fn fit(config: &Config, bot: &GatewayBot, machine: &Machine, backend: Backend) -> Result<RuntimeSettings, Refusal> {
-    let mut settings = settings::settings(config, bot, backend, Vec::new())?;
+fn fit(
+    config: &Config,
+    bot: &GatewayBot,
+    machine: &Machine,
+    backend: Backend,
+    memory: &Budget,
+) -> Result<RuntimeSettings, Refusal> {
+    let mut settings = settings::settings(config, bot, backend, Vec::new(), memory.log_bytes)?;
     let held = settings.shards.len() as u32;
     settings.cores = machine.cores(&config.cores, held)?;
     let shortfalls = [machine.memlock_shortfall(backend, settings.cores.len()), machine.open_files_shortfall(held)?];
-    for line in shortfalls.into_iter().flatten() {
+    for line in shortfalls.into_iter().flatten().chain(memory.warning.clone()) {
         warn!("{line}");
     }
     let limit = bot.session_start_limit;
@@ -180,6 +214,8 @@ fn fit(config: &Config, bot: &GatewayBot, machine: &Machine, backend: Backend) -
         backend = ?backend,
         cores = ?settings.cores,
         listen = %settings.listen,
+        memory_limit = memory.limit,
+        log_bytes = memory.log_bytes,
         "connecting"
     );
     if limit.remaining < held {

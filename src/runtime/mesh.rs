@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use crate::shard::pressure::Pressure;
 use crate::shard::report::ShardReport;
 use crate::wire::http::PlainRequest;
 use crate::wire::{CloseCode, ShardId};
@@ -24,7 +25,10 @@ pub enum ToCore {
     Report(mpsc::Sender<CoreReport>),
     /// Stop accepting, send what is buffered, close clients resumably and Discord's connections with this code, then answer
     /// `ToControl::Drained`. Ends by itself after `within`.
-    Drain { upstream_close: CloseCode, within: Duration },
+    /// `leave_listeners`: another process goes on accepting from the listeners; they stay open.
+    Drain { upstream_close: CloseCode, within: Duration, leave_listeners: bool },
+    /// How short memory is from now on.
+    Pressure(Pressure),
 }
 
 /// Mail for the control thread.
@@ -41,6 +45,8 @@ pub enum ToControl {
     Page { socket: TcpStream, request: PlainRequest },
     /// The core has drained and its thread ends.
     Drained { core: usize },
+    /// Another process takes over.
+    TakenOver(Box<super::takeover::Successor>),
     /// The core's loop failed and its thread ends: the process cannot go on.
     CoreFailed { core: usize, error: String },
     /// SIGTERM or SIGINT.
@@ -77,5 +83,7 @@ pub struct CoreReport {
     pub greeting: usize,
     /// Log segments given back before their time for want of room.
     pub log_dropped_early: u64,
+    /// Upgrades answered 503 because memory was used up.
+    pub upgrades_refused: u64,
     pub shards: Vec<ShardReport>,
 }

@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use super::*;
 use crate::control::pages::Site;
 use crate::runtime::mesh::CoreReport;
+use crate::shard::pressure::Pressure;
 use crate::wire::http::PlainRequest;
 
 #[derive(Clone)]
@@ -26,6 +27,7 @@ fn two_cores(remaining: u32) -> (Coordinator<Told>, [Receiver<ToCore>; 2]) {
         resolver: Resolver::start().unwrap(),
         pages: Pages::start(site, Reports::default).unwrap(),
         ask: Box::new(|| panic!("nobody asks Discord here")),
+        memory: Watch::new(Some(1000), clock::now(), || Some(0), || {}),
     };
     let session_start_limit =
         SessionStartLimit { total: 1000, remaining, reset_after: Duration::from_secs(3600), max_concurrency: 4 };
@@ -57,9 +59,25 @@ fn without_budget_no_turn_is_given_and_the_shard_is_shown_as_waiting() {
 }
 
 #[test]
-fn the_control_thread_always_sleeps_and_never_for_ever() {
-    let (coordinator, _cores) = two_cores(10);
+fn every_core_hears_when_memory_gets_short() {
+    let (mut coordinator, cores) = two_cores(10);
     let now = clock::now();
+    coordinator.helpers.memory = Watch::new(Some(1000), now, || Some(1000), || {});
+    coordinator.poll(now);
+    for core in &cores {
+        assert!(matches!(core.try_recv(), Ok(ToCore::Pressure(Pressure::Full))));
+    }
+    assert_eq!(coordinator.process_report(now).memory.level, Pressure::Full);
+    assert!(coordinator.due(now) <= coordinator.helpers.memory.due());
+    coordinator.poll(now);
+    assert!(cores[0].try_recv().is_err(), "once");
+}
+
+#[test]
+fn the_control_thread_always_sleeps_and_never_for_ever() {
+    let (mut coordinator, _cores) = two_cores(10);
+    let now = clock::now();
+    coordinator.poll(now);
     assert!(coordinator.due(now) > now && coordinator.due(now) <= now + IDLE_MAX);
 }
 
@@ -88,10 +106,12 @@ fn draining_tells_every_core_the_code_and_waits_for_all() {
     to_control.send(ToControl::IdentifyWanted { shard: ShardId(0) }).unwrap();
     to_control.send(ToControl::Drained { core: 1 }).unwrap();
     to_control.send(ToControl::Drained { core: 0 }).unwrap();
-    assert!(coordinator.drain(&mail, CloseCode::RECONNECTING));
+    assert!(coordinator.drain(&mail, CloseCode::RECONNECTING, false));
     for core in cores {
-        let Ok(ToCore::Drain { upstream_close, within }) = core.try_recv() else { panic!("something else") };
-        assert_eq!(upstream_close, CloseCode::RECONNECTING);
+        let Ok(ToCore::Drain { upstream_close, within, leave_listeners }) = core.try_recv() else {
+            panic!("something else")
+        };
+        assert_eq!((upstream_close, leave_listeners), (CloseCode::RECONNECTING, false));
         assert!(within < DRAIN_MAX);
     }
 }
@@ -101,7 +121,7 @@ fn draining_does_not_wait_for_cores_that_are_gone() {
     let (mut coordinator, cores) = two_cores(10);
     drop(cores);
     let (_to_control, mail) = mpsc::channel();
-    assert!(coordinator.drain(&mail, CloseCode::NORMAL));
+    assert!(coordinator.drain(&mail, CloseCode::NORMAL, false));
 }
 
 #[test]
@@ -111,7 +131,7 @@ fn a_core_that_never_drained_is_told() {
     to_control.send(ToControl::Drained { core: 0 }).unwrap();
     // Nobody is left who could say so.
     drop(to_control);
-    assert!(!coordinator.drain(&mail, CloseCode::NORMAL));
+    assert!(!coordinator.drain(&mail, CloseCode::NORMAL, false));
 }
 
 #[test]

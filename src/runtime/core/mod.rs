@@ -84,6 +84,8 @@ pub struct Core<N: Net> {
     scratch: Scratch,
     rng: fastrand::Rng,
     draining: Option<Draining>,
+    /// Upgrades answered 503 because memory was used up.
+    upgrades_refused: u64,
 }
 
 /// Whether a client's connection goes on.
@@ -123,6 +125,7 @@ impl<N: Net> Core<N> {
             scratch: Scratch::default(),
             rng: fastrand::Rng::with_seed(parts.seed),
             draining: None,
+            upgrades_refused: 0,
         }
     }
 
@@ -224,12 +227,27 @@ impl<N: Net> Core<N> {
                     backend: self.shared.backend,
                     greeting: self.conns.greeting(),
                     log_dropped_early: self.group.dropped_early(),
+                    upgrades_refused: self.upgrades_refused,
                     shards: self.group.shards.iter().map(|it| it.report(now)).collect(),
                 };
                 // Whoever asked may have given up waiting.
                 let _ = reply.send(report);
             }
-            ToCore::Drain { upstream_close, within } => self.drain(now, upstream_close, within),
+            ToCore::Drain { upstream_close, within, leave_listeners } => {
+                if leave_listeners {
+                    self.net.leave_listeners();
+                } else {
+                    self.net.stop_listening();
+                }
+                self.drain(now, upstream_close, within);
+            }
+            ToCore::Pressure(pressure) => {
+                self.group.set_pressure(pressure);
+                // Those that were held back may have their READY now.
+                for at in 0..self.places.len() {
+                    self.mark_dirty(at);
+                }
+            }
         }
     }
 
@@ -268,6 +286,9 @@ impl<N: Net> Core<N> {
         for token in self.conns.blocked() {
             self.with_client(token, |core, client| core.on_blocked_tick(now, token, client));
         }
+        if self.group.pressure().cuts_laggards() {
+            self.cut_laggards(now);
+        }
     }
 
     fn arm_shard(&mut self, at: usize) {
@@ -291,13 +312,13 @@ impl<N: Net> Core<N> {
     // ---- the end
 
     fn drain(&mut self, now: Instant, upstream_close: CloseCode, within: Duration) {
-        self.net.stop_listening();
         for token in self.conns.clients() {
             self.with_client(token, |core, client| {
                 if core.pump(now, token, client) == Fate::Gone {
                     return Fate::Gone;
                 }
                 match client.phase {
+                    Phase::Http(_) => core.turn_away(token),
                     Phase::Open => core.dismiss(now, token, client, CloseCode::UNKNOWN_ERROR, "The proxy restarts."),
                     _ => {
                         core.net.close(token, Duration::ZERO);
