@@ -257,7 +257,7 @@ impl<C: Core> Coordinator<C> {
     /// Has all cores drained. True when they all did within `DRAIN_MAX`.
     ///
     /// `upstream_close` is told to Discord: 1000 ends the sessions and shows the bot offline, any other code keeps them for a RESUME.
-    /// `leave_listeners`: they stay open for the process that takes over.
+    /// `leave_listeners`: they stay open for others who hold them.
     pub fn drain(
         &mut self,
         mail: &mpsc::Receiver<ToControl>,

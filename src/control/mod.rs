@@ -42,6 +42,7 @@ use self::resolve::Resolver;
 use self::rest::{Endpoint, GatewayBot};
 use crate::runtime::mesh::ToControl;
 use crate::runtime::settings::{Backend, RuntimeSettings};
+use crate::runtime::takeover::Inherited;
 use crate::runtime::{clock, heap};
 use crate::wire::CloseCode;
 
@@ -113,10 +114,12 @@ fn serve<C: Core>(
     };
     let resolver = Resolver::start().map_err(refuse("the resolver's thread"))?;
     // Everything else is ready: from here on a running proxy drains, and its clients wait for this one.
-    let inherited = takeover::inherit(args, config, &settings, activated)?;
-    let cores = start(settings.clone(), inherited, to_control.clone()).map_err(refuse("the cores do not start"))?;
+    let activated = Inherited { are_managed: !activated.is_empty(), listeners: activated };
+    let Inherited { listeners, are_managed } = takeover::inherit(args, config, &settings, activated)?;
+    let cores = start(settings.clone(), listeners, to_control.clone()).map_err(refuse("the cores do not start"))?;
     if let Some(data_dir) = &config.data_dir {
-        takeover::open_door(data_dir, &settings, cores.listen, cores.listeners, to_control);
+        let ours = Inherited { listeners: cores.listeners, are_managed };
+        takeover::open_door(data_dir, &settings, cores.listen, ours, to_control);
     }
     let senders = cores.senders.clone();
     let helpers = Helpers {
@@ -129,7 +132,9 @@ fn serve<C: Core>(
     let end = coordinator.serve(&mail);
     let goes_offline = args.close_upstream_offline && end != End::TakenOver;
     let code = if goes_offline { CloseCode::NORMAL } else { CloseCode::RECONNECTING };
-    let drained = coordinator.drain(&mail, code, end == End::TakenOver);
+    // Connections wait for a successor, or for the service manager to start this program again.
+    let leave_listeners = are_managed || end == End::TakenOver;
+    let drained = coordinator.drain(&mail, code, leave_listeners);
     if drained {
         join(cores.threads);
     }

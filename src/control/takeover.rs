@@ -5,7 +5,6 @@
 #![forbid(unsafe_code)]
 
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::mpsc::Sender;
 
@@ -16,7 +15,7 @@ use super::config::Config;
 use super::keys::Refusal;
 use crate::runtime::mesh::ToControl;
 use crate::runtime::settings::RuntimeSettings;
-use crate::runtime::takeover::{self, Answer, Patience, Terms};
+use crate::runtime::takeover::{self, Answer, Inherited, Patience, Terms};
 
 /// Refuses what can be refused before anybody is asked.
 pub fn check(args: &Args, config: &Config) -> Result<(), Refusal> {
@@ -31,12 +30,12 @@ pub fn inherit(
     args: &Args,
     config: &Config,
     settings: &RuntimeSettings,
-    activated: Vec<OwnedFd>,
-) -> Result<Vec<OwnedFd>, Refusal> {
+    activated: Inherited,
+) -> Result<Inherited, Refusal> {
     let Some(data_dir) = config.data_dir.as_deref().filter(|_| args.takeover) else { return Ok(activated) };
     let path = takeover::path_in(data_dir);
     match takeover::knock(&path, &terms(settings, settings.listen), Patience::default()) {
-        Ok(Answer::Listeners(listeners)) => Ok(listeners),
+        Ok(Answer::Listeners(inherited)) => Ok(inherited),
         Ok(Answer::Nobody) => {
             warn!(door = %path.display(), "--takeover: no proxy runs there; starting as without it");
             Ok(activated)
@@ -50,11 +49,11 @@ pub fn open_door(
     data_dir: &Path,
     settings: &RuntimeSettings,
     listen: SocketAddr,
-    listeners: Vec<OwnedFd>,
+    ours: Inherited,
     control: Sender<ToControl>,
 ) {
     let path = takeover::path_in(data_dir);
-    if let Err(error) = takeover::open(&path, terms(settings, listen), listeners, control) {
+    if let Err(error) = takeover::open(&path, terms(settings, listen), ours, control) {
         warn!(door = %path.display(), "this process cannot be taken over: {error}");
     }
 }

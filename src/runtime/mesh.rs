@@ -25,7 +25,7 @@ pub enum ToCore {
     Report(mpsc::Sender<CoreReport>),
     /// Stop accepting, send what is buffered, close clients resumably and Discord's connections with this code, then answer
     /// `ToControl::Drained`. Ends by itself after `within`.
-    /// `leave_listeners`: another process goes on accepting from the listeners; they stay open.
+    /// `leave_listeners`: others hold the listeners too and go on with them; they stay open.
     Drain { upstream_close: CloseCode, within: Duration, leave_listeners: bool },
     /// How short memory is from now on.
     Pressure(Pressure),

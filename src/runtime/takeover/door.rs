@@ -16,7 +16,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with};
 use tracing::{info, warn};
 
-use super::{LISTENERS_MAX, Line, Message, PROTOCOL, Terms};
+use super::{Inherited, LISTENERS_MAX, Line, Message, PROTOCOL, Terms};
 use crate::runtime::mesh::ToControl;
 
 /// How long a successor may take for each of its two messages: it has everything ready before the first.
@@ -41,16 +41,16 @@ impl Successor {
     }
 }
 
-/// Opens the door at `path`, which nobody else may use: whoever calls this has locked the directory, so what lies there is a dead one's.
+/// Opens the door at `path`, to give these listeners away, which nobody else may use: whoever calls this has locked the directory, so what lies there is a dead one's.
 /// `ToControl::TakenOver` comes when a successor said Go, once.
 ///
 /// Errs when the path is too long for a socket's address (107 bytes), or as bind(2) does.
-pub fn open(path: &Path, terms: Terms, listeners: Vec<OwnedFd>, control: Sender<ToControl>) -> io::Result<()> {
+pub fn open(path: &Path, terms: Terms, ours: Inherited, control: Sender<ToControl>) -> io::Result<()> {
     let door = bind_at(path)?;
     let serve = move || {
         let successor = loop {
             match accept_with(&door, SocketFlags::CLOEXEC) {
-                Ok(socket) => match converse(socket, &terms, &listeners) {
+                Ok(socket) => match converse(socket, &terms, &ours) {
                     Ok(Some(successor)) => break successor,
                     Ok(None) => {}
                     Err(error) => warn!("a takeover came to nothing, this process runs on: {error}"),
@@ -82,7 +82,8 @@ fn bind_at(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// `None`: refused, and both know why.
-fn converse(socket: OwnedFd, ours: &Terms, listeners: &[OwnedFd]) -> io::Result<Option<Successor>> {
+fn converse(socket: OwnedFd, ours: &Terms, given: &Inherited) -> io::Result<Option<Successor>> {
+    let Inherited { listeners, are_managed } = given;
     let line = Line::new(socket)?;
     set_socket_timeout(&line.socket, Timeout::Send, Some(HEAR_MAX))?;
     let Some((message, _)) = line.hear(HEAR_MAX)? else { return Ok(None) };
@@ -93,7 +94,8 @@ fn converse(socket: OwnedFd, ours: &Terms, listeners: &[OwnedFd]) -> io::Result<
         return Ok(None);
     }
     let descriptors: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
-    line.say(&Message::Listeners { terms: ours.clone(), count: listeners.len() }, &descriptors)?;
+    let count = listeners.len();
+    line.say(&Message::Listeners { terms: ours.clone(), count, are_managed: *are_managed }, &descriptors)?;
     match line.hear(HEAR_MAX)? {
         Some((Message::Go, _)) => {
             info!(pid = terms.pid, version = terms.version, "a new process takes over: this one drains and leaves");

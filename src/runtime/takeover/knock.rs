@@ -4,7 +4,6 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use tracing::{info, warn};
 
-use super::{Line, Message, PROTOCOL, Terms};
+use super::{Inherited, Line, Message, PROTOCOL, Terms};
 
 /// How long the running proxy may take.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +35,7 @@ pub enum Answer {
     /// No proxy runs there.
     Nobody,
     /// It has left; these are its listeners.
-    Listeners(Vec<OwnedFd>),
+    Listeners(Inherited),
 }
 
 /// Takes over from the proxy whose door is at `path`. The error is a line for the operator, and says whether the running proxy runs on.
@@ -52,8 +51,10 @@ pub fn knock(path: &Path, terms: &Terms, patience: Patience) -> Result<Answer, S
     };
     let request = Message::TakeOver { protocol: PROTOCOL, terms: terms.clone() };
     line.say(&request, &[]).map_err(|error| runs_on("listen", error))?;
-    let (running, listeners) = match line.hear(patience.answer).map_err(|error| runs_on("answer", error))? {
-        Some((Message::Listeners { terms, count }, listeners)) if listeners.len() == count => (terms, listeners),
+    let (running, inherited) = match line.hear(patience.answer).map_err(|error| runs_on("answer", error))? {
+        Some((Message::Listeners { terms, count, are_managed }, listeners)) if listeners.len() == count => {
+            (terms, Inherited { listeners, are_managed })
+        }
         Some((Message::Refused(why), _)) => return Err(format!("the running proxy refuses: {why}; it runs on")),
         Some((message, _)) => {
             return Err(format!("the running proxy says {message:?}, which makes no sense here; it runs on"));
@@ -66,7 +67,7 @@ pub fn knock(path: &Path, terms: &Terms, patience: Patience) -> Result<Answer, S
     info!(
         pid = running.pid,
         version = running.version,
-        listeners = listeners.len(),
+        listeners = inherited.listeners.len(),
         "the running proxy drains; connections wait"
     );
     match line.hear(patience.leave) {
@@ -79,7 +80,7 @@ pub fn knock(path: &Path, terms: &Terms, patience: Patience) -> Result<Answer, S
             ));
         }
     }
-    Ok(Answer::Listeners(listeners))
+    Ok(Answer::Listeners(inherited))
 }
 
 /// `None` when nobody listens there: no socket, or a dead one's.

@@ -49,6 +49,14 @@ pub fn path_in(data_dir: &Path) -> PathBuf {
     data_dir.join("takeover")
 }
 
+/// Listening sockets that another process had.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    pub listeners: Vec<OwnedFd>,
+    /// The service manager holds them as well, and keeps them open when this process stops.
+    pub are_managed: bool,
+}
+
 /// What a process is, as far as the other must know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
@@ -72,6 +80,7 @@ enum Message {
     Listeners {
         terms: Terms,
         count: usize,
+        are_managed: bool,
     },
     /// The sentence says why.
     Refused(String),

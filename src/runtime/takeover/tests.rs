@@ -42,6 +42,10 @@ fn listener() -> (OwnedFd, SocketAddr) {
     (listener, address)
 }
 
+fn managed(listeners: Vec<OwnedFd>) -> Inherited {
+    Inherited { listeners, are_managed: true }
+}
+
 fn successor(mail: &mpsc::Receiver<ToControl>) -> Box<Successor> {
     match mail.recv().unwrap() {
         ToControl::TakenOver(successor) => successor,
@@ -54,7 +58,7 @@ fn the_listeners_come_over_with_the_connections_that_wait_at_them() {
     let dir = Dir::new("whole");
     let (own, address) = listener();
     let (control, mail) = mpsc::channel();
-    open(&dir.door(), terms(address), vec![own.try_clone().unwrap()], control).unwrap();
+    open(&dir.door(), terms(address), managed(vec![own.try_clone().unwrap()]), control).unwrap();
     let running = thread::spawn(move || {
         let successor = successor(&mail);
         assert_eq!(successor.terms.version, "1.2.3");
@@ -62,11 +66,13 @@ fn the_listeners_come_over_with_the_connections_that_wait_at_them() {
         successor.tell_left();
     });
     let mut waiting = TcpStream::connect(address).unwrap();
-    let Answer::Listeners(listeners) = knock(&dir.door(), &terms(address), Patience::default()).unwrap() else {
+    let Answer::Listeners(Inherited { listeners, are_managed }) =
+        knock(&dir.door(), &terms(address), Patience::default()).unwrap()
+    else {
         panic!("somebody is there")
     };
     running.join().unwrap();
-    assert_eq!(listeners.len(), 1);
+    assert_eq!((listeners.len(), are_managed), (1, true));
     assert_eq!(sys::bound_address(&listeners[0]).unwrap(), address);
     let socket = sys::accept(listeners[0].as_fd()).unwrap();
     assert_eq!(sys::send(socket.as_fd(), b"here").unwrap(), 4);
@@ -80,7 +86,7 @@ fn the_listeners_come_over_with_the_connections_that_wait_at_them() {
 fn the_door_is_for_its_owner_alone() {
     let dir = Dir::new("mode");
     std::fs::write(dir.door(), "a dead process's").unwrap();
-    open(&dir.door(), terms("127.0.0.1:1".parse().unwrap()), Vec::new(), mpsc::channel().0).unwrap();
+    open(&dir.door(), terms("127.0.0.1:1".parse().unwrap()), Inherited::default(), mpsc::channel().0).unwrap();
     assert_eq!(std::fs::metadata(dir.door()).unwrap().permissions().mode() & 0o777, 0o600);
     assert!(may_speak(1000, 1000) && may_speak(0, 1000) && !may_speak(1001, 1000) && !may_speak(1000, 0));
 }
@@ -90,7 +96,7 @@ fn a_refusal_is_told_and_the_door_stays_open() {
     let dir = Dir::new("refusal");
     let (own, address) = listener();
     let (control, mail) = mpsc::channel();
-    open(&dir.door(), terms(address), vec![own], control).unwrap();
+    open(&dir.door(), terms(address), managed(vec![own]), control).unwrap();
     let other = Terms { shards: 0..2, ..terms(address) };
     let line = knock(&dir.door(), &other, Patience::default()).unwrap_err();
     assert_eq!(
@@ -108,7 +114,7 @@ fn a_new_process_that_dies_before_it_said_go_changes_nothing() {
     let dir = Dir::new("death");
     let (own, address) = listener();
     let (control, mail) = mpsc::channel();
-    open(&dir.door(), terms(address), vec![own], control).unwrap();
+    open(&dir.door(), terms(address), managed(vec![own]), control).unwrap();
     let socket = rustix::net::socket_with(
         rustix::net::AddressFamily::UNIX,
         rustix::net::SocketType::SEQPACKET,
@@ -145,7 +151,7 @@ fn a_running_proxy_that_hangs_is_given_up_and_one_that_does_not_leave_is_named()
     let dir = Dir::new("hang");
     let (own, address) = listener();
     let (control, mail) = mpsc::channel();
-    open(&dir.door(), terms(address), vec![own], control).unwrap();
+    open(&dir.door(), terms(address), managed(vec![own]), control).unwrap();
     let line =
         knock(&dir.door(), &terms(address), Patience { answer: Patience::default().answer, ..SHORT }).unwrap_err();
     assert!(line.starts_with("the running proxy (process 7) has stopped accepting and does not leave"), "{line}");
@@ -158,7 +164,7 @@ fn a_running_proxy_that_hangs_is_given_up_and_one_that_does_not_leave_is_named()
 #[test]
 fn a_message_of_a_newer_version_is_understood_as_far_as_it_is_known() {
     let text = r#"{"listeners":{"terms":{"version":"9","pid":1,"shards":{"start":0,"end":2},"shard_count":2,
-        "listen":"[::]:1","mood":"good"},"count":3}}"#;
-    let Message::Listeners { terms, count } = serde_json::from_str(text).unwrap() else { panic!("other message") };
+        "listen":"[::]:1","mood":"good"},"count":3,"are_managed":false,"colour":7}}"#;
+    let Message::Listeners { terms, count, .. } = serde_json::from_str(text).unwrap() else { panic!("other message") };
     assert_eq!((terms.shards, terms.listen, count), (0..2, "[::]:1".parse().unwrap(), 3));
 }
