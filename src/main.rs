@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::mpsc::Sender;
 
@@ -29,11 +30,19 @@ fn main() -> ExitCode {
         );
         return ExitCode::FAILURE;
     }
+    // First of all: afterwards the numbers may be those of other files.
+    let activated = runtime::activation::take();
     match args::parse(std::env::args_os().skip(1)) {
         Ok(Command::Help) => print!("{HELP}"),
         Ok(Command::Version) => println!("shardgate {}", env!("CARGO_PKG_VERSION")),
         Ok(Command::Health(args)) => return health::ask(&args, &Environment::of_process()),
-        Ok(Command::Run(args)) => return control::run(&args, &Environment::of_process(), start),
+        Ok(Command::Run(args)) => match activated {
+            Ok(listeners) => return control::run(&args, &Environment::of_process(), listeners, start),
+            Err(line) => {
+                eprintln!("shardgate: {line}");
+                return ExitCode::FAILURE;
+            }
+        },
         Err(line) => {
             eprintln!("shardgate: {line}");
             return ExitCode::from(USAGE);
@@ -42,10 +51,15 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn start(settings: RuntimeSettings, to_control: Sender<ToControl>) -> io::Result<Cores<CoreSender>> {
-    let running = runtime::start(&settings, to_control)?;
+fn start(
+    settings: RuntimeSettings,
+    inherited: Vec<OwnedFd>,
+    to_control: Sender<ToControl>,
+) -> io::Result<Cores<CoreSender>> {
+    let running = runtime::start(&settings, inherited, to_control)?;
     let placement = running.placement;
     // Every shard that sends mail is held by some core.
     let core_of = Box::new(move |shard: ShardId| placement.place(shard.0).map_or(0, |(core, _)| core));
-    Ok(Cores { senders: running.cores, threads: running.threads, core_of })
+    let (listen, listeners) = (running.listen, running.listeners);
+    Ok(Cores { senders: running.cores, threads: running.threads, core_of, listen, listeners })
 }

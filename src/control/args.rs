@@ -21,16 +21,19 @@ Options:
   --config PATH             Read the configuration from PATH; else from the environment variable CONFIG (a path, or
                             the JSON itself when it begins with `{`), else from config.json in the working directory
   --check                   Check configuration and machine, print what would be used, and exit; opens no connection
+  --takeover                Replace the running proxy that has the same `data_dir`: take its listening sockets over, so that no
+                            connection is refused, let it drain and leave, and go on with its sessions
   --close-upstream-offline  When stopped, close Discord's connections with code 1000: the bot is shown offline at once,
                             and its sessions end. Without it they are kept for a RESUME
   --help, -h                Print this text
   --version, -V             Print the version
 
-Environment: CONFIG as above; TOKEN, the bot's token when the configuration has none; SSL_CERT_FILE, SSL_CERT_DIR.
+Environment: CONFIG as above; LISTEN_PID and LISTEN_FDS, the sockets of a systemd socket unit; TOKEN, the bot's token when the configuration has none; SSL_CERT_FILE, SSL_CERT_DIR.
 Exit status: 0 stopped as asked, 1 refused to start or failed, 2 wrong arguments.
 ";
 
-const FLAGS: [&str; 7] = ["--config", "--check", "--close-upstream-offline", "--help", "-h", "--version", "-V"];
+const FLAGS: [&str; 8] =
+    ["--config", "--check", "--takeover", "--close-upstream-offline", "--help", "-h", "--version", "-V"];
 
 /// What the command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +50,8 @@ pub struct Args {
     pub config: Option<PathBuf>,
     /// Validate only.
     pub check: bool,
+    /// Take over from the running proxy.
+    pub takeover: bool,
     /// Close Discord's connections with 1000 when draining.
     pub close_upstream_offline: bool,
 }
@@ -63,6 +68,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
             "--version" | "-V" => return Ok(Command::Version),
             "health" if !health => health = true,
             "--check" => args.check = true,
+            "--takeover" => args.takeover = true,
             "--close-upstream-offline" => args.close_upstream_offline = true,
             "--config" => {
                 let path = arguments.next().filter(|path| !path.is_empty()).ok_or("--config: a path must follow")?;
@@ -105,8 +111,9 @@ mod tests {
 
     #[test]
     fn each_flag_sets_its_field() {
-        let all = read(&["--config", "a.json", "--check", "--close-upstream-offline"]);
-        let expected = Args { config: Some("a.json".into()), check: true, close_upstream_offline: true };
+        let all = read(&["--config", "a.json", "--check", "--takeover", "--close-upstream-offline"]);
+        let expected =
+            Args { config: Some("a.json".into()), check: true, takeover: true, close_upstream_offline: true };
         assert_eq!(all, Ok(Command::Run(expected)));
         let joined = Args { config: Some("b=c.json".into()), ..Args::default() };
         assert_eq!(read(&["--config=b=c.json"]), Ok(Command::Run(joined)));

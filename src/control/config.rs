@@ -25,9 +25,11 @@ const DEFAULT_PATH: &str = "config.json";
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
 /// 65,536 shards of 1,000 guilds are more guilds than Discord has.
 pub const SHARDS_MAX: u64 = 65_536;
-const LOG_BYTES_DEFAULT: u64 = 256 << 20;
-const LOG_BYTES_MIN: u64 = 1 << 20;
+pub const LOG_BYTES_MIN: u64 = 1 << 20;
 const LOG_BYTES_MAX: u64 = 1 << 40;
+/// Less is used by a proxy without a single guild.
+const MEMORY_LIMIT_MIN: u64 = 16 << 20;
+const MEMORY_LIMIT_MAX: u64 = 1 << 50;
 const LOG_SECONDS_DEFAULT: u64 = 300;
 const LOG_SECONDS_MAX: u64 = 7 * 24 * 3600;
 const CPUS_MAX: u64 = 4096;
@@ -37,7 +39,7 @@ const CLIENTS_DEFAULT: u64 = 16_384;
 const CLIENTS_LIMIT: u64 = 1 << 20;
 const IDENTIFY_RESERVE_MAX: u64 = 1_000_000;
 
-const KEYS: [&str; 33] = [
+const KEYS: [&str; 34] = [
     "log_level",
     "token",
     "intents",
@@ -63,6 +65,7 @@ const KEYS: [&str; 33] = [
     "data_dir",
     "log_bytes",
     "log_seconds",
+    "memory_limit",
     "egress_proxy",
     "identify_reserve",
     "clients_max",
@@ -158,13 +161,16 @@ pub struct Config {
     pub backend: BackendWanted,
     pub upstream_compression: Compression,
     pub data_dir: Option<PathBuf>,
-    pub log_bytes: usize,
+    /// `None`: as `memory` says.
+    pub log_bytes: Option<u64>,
     pub log_keep: Duration,
     /// IDENTIFYs that are never spent; `None` for the default, which depends on the number of shards.
     pub identify_reserve: Option<u32>,
     /// Connections of clients, before the machine was asked.
     pub clients_max: usize,
     pub client_limits: ClientLimits,
+    /// Bytes of resident memory; `None`: as `memory` says.
+    pub memory_limit: Option<u64>,
 }
 
 /// What the operator should hear about a configuration that is good enough to start with.
@@ -292,8 +298,7 @@ fn read_config(keys: &Keys<'_>, environment: &Environment, notices: &mut Vec<Not
             ])
         })?,
         data_dir: keys.get_nullable("data_dir").map(|it| read_data_dir(&it, notices)).transpose()?,
-        log_bytes: keys.get("log_bytes").map_or(Ok(LOG_BYTES_DEFAULT), |it| it.integer(LOG_BYTES_MIN, LOG_BYTES_MAX))?
-            as usize,
+        log_bytes: keys.get("log_bytes").map(|it| it.integer(LOG_BYTES_MIN, LOG_BYTES_MAX)).transpose()?,
         log_keep: Duration::from_secs(
             keys.get("log_seconds").map_or(Ok(LOG_SECONDS_DEFAULT), |it| it.integer(1, LOG_SECONDS_MAX))?,
         ),
@@ -304,6 +309,10 @@ fn read_config(keys: &Keys<'_>, environment: &Environment, notices: &mut Vec<Not
             .map(|it| it as u32),
         clients_max: keys.get("clients_max").map_or(Ok(CLIENTS_DEFAULT), |it| it.integer(1, CLIENTS_LIMIT))? as usize,
         client_limits: read_client_limits(keys)?,
+        memory_limit: keys
+            .get_nullable("memory_limit")
+            .map(|it| it.integer(MEMORY_LIMIT_MIN, MEMORY_LIMIT_MAX))
+            .transpose()?,
     })
 }
 

@@ -11,12 +11,14 @@ use std::time::{Duration, Instant};
 use tracing::{debug, error, info, warn};
 
 use super::ledger::{Budget, Ledger};
+use super::memory::Watch;
 use super::metrics::{IdentifyReport, ProcessReport};
 use super::pages::{Job, Pages, Reports};
 use super::resolve::Resolver;
 use super::rest::{Asking, GatewayBot, SessionStartLimit};
 use crate::runtime::clock;
 use crate::runtime::mesh::{CoreSender, ToControl, ToCore};
+use crate::runtime::takeover::Successor;
 use crate::session::identify::{COOLING, IdentifyQueue, Reserve};
 use crate::shard::report::Wanted;
 use crate::wire::{CloseCode, ShardId};
@@ -61,6 +63,8 @@ pub struct Helpers {
     pub pages: Pages,
     /// Asks Discord for `/gateway/bot`.
     pub ask: Box<dyn FnMut() -> Asking>,
+    /// Of the whole process.
+    pub memory: Watch,
 }
 
 /// Why the cores are to be drained.
@@ -70,6 +74,8 @@ pub enum End {
     Stopped,
     /// A core failed: the process cannot go on.
     Failed,
+    /// Another process goes on with our listeners.
+    TakenOver,
 }
 
 /// What the process starts with.
@@ -103,6 +109,7 @@ pub struct Coordinator<C> {
     /// Shards wait for the limit to reset: when the log is to say so again.
     told_again_at: Option<Instant>,
     stopping: bool,
+    successor: Option<Box<Successor>>,
     started: Instant,
     /// By core: its thread has ended or is about to.
     ended: Vec<bool>,
@@ -138,6 +145,7 @@ impl<C: Core> Coordinator<C> {
             asked_at: now,
             told_again_at: None,
             stopping: false,
+            successor: None,
             started: now,
         }
     }
@@ -184,6 +192,10 @@ impl<C: Core> Coordinator<C> {
                 self.on_ended(core);
                 return Some(End::Failed);
             }
+            ToControl::TakenOver(successor) => {
+                self.successor = Some(successor);
+                return Some(End::TakenOver);
+            }
             ToControl::Stop => {
                 info!("stopping on a signal; a second one ends at once");
                 return Some(End::Stopped);
@@ -214,6 +226,12 @@ impl<C: Core> Coordinator<C> {
         if now.saturating_duration_since(self.asked_at) >= LIMITS_ASKED_AT_LEAST {
             self.ask_limits(now);
         }
+        if let Some(pressure) = self.helpers.memory.on_timeout(now) {
+            for core in &self.cores {
+                // A core that has ended uses no memory.
+                let _ = core.send(ToCore::Pressure(pressure));
+            }
+        }
     }
 
     /// An IDENTIFY is sent at `at`, as the wall clock will say.
@@ -242,7 +260,8 @@ impl<C: Core> Coordinator<C> {
         let asking = self.asking.as_ref().map(|_| now + ASKING_POLL);
         // A turn that is due now was tried a moment ago: only time or mail brings it on.
         let identify = self.identify.due().map(|due| due.max(now + Duration::from_millis(1)));
-        [asking, identify, self.told_again_at].into_iter().flatten().fold(now + IDLE_MAX, Instant::min)
+        let memory = Some(self.helpers.memory.due());
+        [asking, identify, self.told_again_at, memory].into_iter().flatten().fold(now + IDLE_MAX, Instant::min)
     }
 
     /// Says while shards wait for the limit, and looks whether Discord has reset it meanwhile.
@@ -322,6 +341,7 @@ impl<C: Core> Coordinator<C> {
             },
             uptime: now.saturating_duration_since(self.started),
             stopping: self.stopping,
+            memory: self.helpers.memory.report(),
         }
     }
 
@@ -331,14 +351,26 @@ impl<C: Core> Coordinator<C> {
         }
     }
 
+    /// The process that takes over, after `End::TakenOver`.
+    pub fn take_successor(&mut self) -> Option<Box<Successor>> {
+        self.successor.take()
+    }
+
     /// Has all cores drained. True when they all did within `DRAIN_MAX`.
     ///
     /// `upstream_close` is told to Discord: 1000 ends the sessions and shows the bot offline, any other code keeps them for a RESUME.
-    pub fn drain(&mut self, mail: &mpsc::Receiver<ToControl>, upstream_close: CloseCode) -> bool {
+    /// `leave_listeners`: they stay open for others who hold them.
+    pub fn drain(
+        &mut self,
+        mail: &mpsc::Receiver<ToControl>,
+        upstream_close: CloseCode,
+        leave_listeners: bool,
+    ) -> bool {
         self.stopping = true;
         let end = clock::now() + DRAIN_MAX;
         for (core, ended) in self.cores.iter().zip(&mut self.ended) {
-            *ended = *ended || !core.send(ToCore::Drain { upstream_close, within: DRAIN_WITHIN });
+            let drain = ToCore::Drain { upstream_close, within: DRAIN_WITHIN, leave_listeners };
+            *ended = *ended || !core.send(drain);
         }
         while self.ended.contains(&false) {
             let now = clock::now();

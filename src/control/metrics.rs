@@ -10,6 +10,7 @@
 use std::fmt::{self, Display, Write};
 use std::time::Duration;
 
+use super::memory::MemoryReport;
 use crate::cache::CacheBytes;
 use crate::runtime::mesh::CoreReport;
 use crate::shard::report::{LATENCY_BUCKETS, ShardReport};
@@ -25,6 +26,7 @@ pub struct ProcessReport {
     pub uptime: Duration,
     /// Draining after a signal.
     pub stopping: bool,
+    pub memory: MemoryReport,
 }
 
 /// The budget of IDENTIFYs.
@@ -184,6 +186,16 @@ fn ours_by_process(page: &mut Page, cores: &[CoreReport], process: &ProcessRepor
     for core in cores {
         page.line("shardgate_log_dropped_early_total", &[("core", &core.core)], &core.log_dropped_early);
     }
+    page.family("shardgate_upgrades_refused_total", "counter", "Upgrades answered 503 because memory was used up.");
+    for core in cores {
+        page.line("shardgate_upgrades_refused_total", &[("core", &core.core)], &core.upgrades_refused);
+    }
+    page.single("shardgate_memory_bytes", "Resident memory of the process.", &process.memory.bytes);
+    if let Some(limit) = process.memory.limit {
+        page.single("shardgate_memory_limit_bytes", "What it may use: memory_limit, or its default.", &limit);
+    }
+    let level = process.memory.level.percent();
+    page.single("shardgate_memory_level", "0, or the 80, 90 or 100 % of the limit whose measures are taken.", &level);
     page.family("shardgate_backend_info", "gauge", "The kernel interface that carries the sockets of each core.");
     for core in cores {
         page.line("shardgate_backend_info", &[("core", &core.core), ("backend", &core.backend)], &1);
@@ -299,6 +311,7 @@ mod tests {
     use super::*;
     use crate::cache::CacheCounts;
     use crate::runtime::mesh::TurnedAway;
+    use crate::shard::pressure::Pressure;
     use crate::shard::report::Latencies;
 
     fn report(shard: u32) -> ShardReport {
@@ -329,6 +342,7 @@ mod tests {
             greeting: 2,
             turned_away,
             log_dropped_early: 0,
+            upgrades_refused: 3,
             shards,
         };
         let process = ProcessReport {
@@ -342,6 +356,7 @@ mod tests {
             },
             uptime: Duration::from_secs(9),
             stopping: false,
+            memory: MemoryReport { bytes: 950, limit: Some(1000), level: Pressure::Shed },
         };
         page(&[core(1, vec![report(1)]), core(0, vec![report(0)])], &process)
     }
@@ -432,6 +447,10 @@ mod tests {
             "shardgate_identify_resets_in_seconds 77",
             "shardgate_identify_held_back 0",
             "shardgate_identify_waiting 3",
+            "shardgate_memory_bytes 950",
+            "shardgate_memory_limit_bytes 1000",
+            "shardgate_memory_level 90",
+            r#"shardgate_upgrades_refused_total{core="1"} 3"#,
             "shardgate_uptime_seconds 9",
         ] {
             assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");

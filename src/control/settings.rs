@@ -17,6 +17,7 @@ pub fn settings(
     shards: Range<u32>,
     shard_count: u32,
     backend: Backend,
+    log_bytes: usize,
 ) -> RuntimeSettings {
     RuntimeSettings {
         backend,
@@ -33,7 +34,7 @@ pub fn settings(
         validate_token: config.validate_token,
         allow_compression: config.allow_compression,
         cache: config.cache,
-        log_bytes: config.log_bytes,
+        log_bytes,
         log_keep: config.log_keep,
         client_limits: config.client_limits,
         clients_max: config.clients_max,
@@ -115,11 +116,11 @@ mod tests {
         let limit = SessionStartLimit { total: 1000, remaining: 999, reset_after: Duration::ZERO, max_concurrency: 1 };
         let bot = GatewayBot { url: "ws://127.0.0.1:9".into(), shards: 2, session_start_limit: limit };
         let config = config(r#","bind":"::1","port":7,"log_seconds":60"#);
-        let settings = settings(&config, &bot, 0..2, 2, Backend::Epoll);
+        let settings = settings(&config, &bot, 0..2, 2, Backend::Epoll, 7);
         assert_eq!(settings.listen, "[::1]:7".parse().unwrap());
         assert_eq!((settings.token.as_str(), settings.intents), ("invented", 513));
         assert_eq!((settings.gateway_url.as_str(), settings.shards), ("ws://127.0.0.1:9", 0..2));
         assert_eq!(settings.backend, Backend::Epoll);
-        assert_eq!(settings.log_keep, Duration::from_secs(60));
+        assert_eq!((settings.log_bytes, settings.log_keep), (7, Duration::from_secs(60)));
     }
 }

@@ -77,6 +77,8 @@ pub enum HttpError {
     UpgradeRequired,
     /// More than `limit` bytes or [`HEADERS_MAX`] headers.
     HeadTooLarge { limit: usize },
+    /// Nothing is wrong with it, but nobody new is served now.
+    Unavailable { retry_after_s: u32 },
     /// The answer to our own upgrade was this status; `retry_after_s` where its `Retry-After` gives seconds.
     Status { status: u16, retry_after_s: Option<u32> },
     /// The answer to our own upgrade was no answer to our key.
@@ -86,7 +88,12 @@ pub enum HttpError {
 impl HttpError {
     /// The whole answer, after which the connection is closed.
     pub fn response(&self) -> Vec<u8> {
+        let retry_after;
         let (status, header) = match self {
+            Self::Unavailable { retry_after_s } => {
+                retry_after = format!("Retry-After: {retry_after_s}\r\n");
+                ("503 Service Unavailable", retry_after.as_str())
+            }
             Self::Malformed(_) => ("400 Bad Request", ""),
             Self::MethodNotAllowed => ("405 Method Not Allowed", "Allow: GET\r\n"),
             Self::UpgradeRequired => {
@@ -113,6 +120,7 @@ impl fmt::Display for HttpError {
             Self::MethodNotAllowed => f.write_str("a WebSocket upgrade is a GET"),
             Self::UpgradeRequired => f.write_str("this port speaks WebSocket version 13"),
             Self::HeadTooLarge { limit } => write!(f, "head of more than {limit} bytes or {HEADERS_MAX} headers"),
+            Self::Unavailable { .. } => f.write_str("no new connections now; try again"),
             Self::Status { status, retry_after_s: None } => write!(f, "upgrade answered with HTTP status {status}"),
             Self::Status { status, retry_after_s: Some(seconds) } => {
                 write!(f, "upgrade answered with HTTP status {status}, Retry-After {seconds} s")

@@ -37,9 +37,10 @@ fn what_is_left_out_takes_the_default_of_the_contract() {
     assert_eq!((config.cores, config.backend), (CoresWanted::All, BackendWanted::Auto));
     assert_eq!(config.upstream_compression, Compression::Zstd);
     assert_eq!(config.data_dir, None);
-    assert_eq!((config.log_bytes, config.log_keep), (268_435_456, Duration::from_secs(300)));
+    assert_eq!((config.log_bytes, config.log_keep), (None, Duration::from_secs(300)));
     assert_eq!((config.identify_reserve, config.clients_max), (None, 16_384));
     assert_eq!(config.client_limits, ClientLimits::default());
+    assert_eq!(config.memory_limit, None);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use super::*;
 use crate::control::pages::Site;
 use crate::runtime::mesh::{CoreReport, Door};
+use crate::shard::pressure::Pressure;
 use crate::wire::http::PlainRequest;
 
 /// Before the limits are asked for again.
@@ -39,6 +40,7 @@ fn two_cores_with(remaining: u32, dir: Option<&Path>) -> (Coordinator<Told>, [Re
         resolver: Resolver::start().unwrap(),
         pages: Pages::start(site, Reports::default, |_| Ok(None)).unwrap(),
         ask: Box::new(|| panic!("nobody asks Discord here")),
+        memory: Watch::new(Some(1000), clock::now(), || Some(0), || {}),
     };
     let core_of = Box::new(|shard: ShardId| shard.0 as usize % 2);
     let ledger = Ledger::new(dir, "http://127.0.0.1:9", "invented", 1);
@@ -121,9 +123,25 @@ fn a_turn_is_paid_for_on_disk_before_the_core_hears_of_it() {
 }
 
 #[test]
-fn the_control_thread_always_sleeps_and_never_for_ever() {
-    let (coordinator, _cores) = two_cores(10);
+fn every_core_hears_when_memory_gets_short() {
+    let (mut coordinator, cores) = two_cores(10);
     let now = clock::now();
+    coordinator.helpers.memory = Watch::new(Some(1000), now, || Some(1000), || {});
+    coordinator.poll(now);
+    for core in &cores {
+        assert!(matches!(core.try_recv(), Ok(ToCore::Pressure(Pressure::Full))));
+    }
+    assert_eq!(coordinator.process_report(now).memory.level, Pressure::Full);
+    assert!(coordinator.due(now) <= coordinator.helpers.memory.due());
+    coordinator.poll(now);
+    assert!(cores[0].try_recv().is_err(), "once");
+}
+
+#[test]
+fn the_control_thread_always_sleeps_and_never_for_ever() {
+    let (mut coordinator, _cores) = two_cores(10);
+    let now = clock::now();
+    coordinator.poll(now);
     assert!(coordinator.due(now) > now && coordinator.due(now) <= now + IDLE_MAX);
 }
 
@@ -152,10 +170,12 @@ fn draining_tells_every_core_the_code_and_waits_for_all() {
     to_control.send(ToControl::IdentifyWanted { shard: ShardId(0) }).unwrap();
     to_control.send(ToControl::Drained { core: 1 }).unwrap();
     to_control.send(ToControl::Drained { core: 0 }).unwrap();
-    assert!(coordinator.drain(&mail, CloseCode::RECONNECTING));
+    assert!(coordinator.drain(&mail, CloseCode::RECONNECTING, false));
     for core in cores {
-        let Ok(ToCore::Drain { upstream_close, within }) = core.try_recv() else { panic!("something else") };
-        assert_eq!(upstream_close, CloseCode::RECONNECTING);
+        let Ok(ToCore::Drain { upstream_close, within, leave_listeners }) = core.try_recv() else {
+            panic!("something else")
+        };
+        assert_eq!((upstream_close, leave_listeners), (CloseCode::RECONNECTING, false));
         assert!(within < DRAIN_MAX);
     }
 }
@@ -165,7 +185,7 @@ fn draining_does_not_wait_for_cores_that_are_gone() {
     let (mut coordinator, cores) = two_cores(10);
     drop(cores);
     let (_to_control, mail) = mpsc::channel();
-    assert!(coordinator.drain(&mail, CloseCode::NORMAL));
+    assert!(coordinator.drain(&mail, CloseCode::NORMAL, false));
 }
 
 #[test]
@@ -175,7 +195,7 @@ fn a_core_that_never_drained_is_told() {
     to_control.send(ToControl::Drained { core: 0 }).unwrap();
     // Nobody is left who could say so.
     drop(to_control);
-    assert!(!coordinator.drain(&mail, CloseCode::NORMAL));
+    assert!(!coordinator.drain(&mail, CloseCode::NORMAL, false));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::session::client::{Conversation, Step};
 use crate::shard::shard_of_session;
 use crate::wire::deframe::Message;
 use crate::wire::frame::{Opcode, write_frame};
-use crate::wire::http::{self, Encoding, parse_request, upgrade_response};
+use crate::wire::http::{self, Encoding, HttpError, parse_request, upgrade_response};
 use crate::wire::{CloseCode, Compression};
 
 /// Connections on one core that have not identified: each may hold a compressor (305 KB at most). When full, the one that has said
@@ -24,14 +24,23 @@ use crate::wire::{CloseCode, Compression};
 pub const GREETING_MAX: usize = 1024;
 /// The kernel's send buffer of one client: with the outbox it bounds what a client that stops reading can hold.
 const CLIENT_SEND_BUFFER_BYTES: i32 = 256 * 1024;
+/// What a client that is answered 503 is asked to wait.
+const RETRY_AFTER_S: u32 = 5;
+/// It has this long to read that; it may not have sent its request yet, and never will.
+const TURNED_AWAY_LINGER: Duration = Duration::from_millis(250);
 
 impl<N: Net> Core<N> {
     pub(super) fn on_accepted(&mut self, now: Instant, socket: OwnedFd) {
-        if self.draining.is_some() || !self.make_room() {
+        // A connection that was on its way when accepting ended is told so below.
+        if self.draining.is_none() && !self.make_room() {
             return;
         }
         sys::set_send_buffer(socket.as_fd(), CLIENT_SEND_BUFFER_BYTES);
         match self.net.add(socket) {
+            // It was on its way when accepting ended.
+            Ok(token) if self.draining.is_some() => {
+                self.turn_away(token);
+            }
             Ok(token) => {
                 let mut client = Box::new(Client::new(now, self.shared.rules.limits.handshake));
                 self.arm_client(token, &mut client);
@@ -57,6 +66,14 @@ impl<N: Net> Core<N> {
         self.conns.remove(token);
         self.net.close(token, Duration::ZERO);
         true
+    }
+
+    /// Answers a connection that has not spoken, or just asked for its upgrade, with 503.
+    pub(super) fn turn_away(&mut self, token: Token) -> Fate {
+        let answer = HttpError::Unavailable { retry_after_s: RETRY_AFTER_S }.response();
+        self.net.queue(token).extend_from_slice(&answer);
+        self.net.close(token, TURNED_AWAY_LINGER);
+        Fate::Gone
     }
 
     /// Takes the client out of the table while `f` works on it, so that both can be reached.
@@ -103,6 +120,10 @@ impl<N: Net> Core<N> {
                 client.phase = Phase::Page(request);
                 self.net.release(token);
                 Fate::Stays
+            }
+            Ok(Some((http::Request::Upgrade(_), _))) if self.group.pressure().refuses_clients() => {
+                self.upgrades_refused += 1;
+                self.turn_away(token)
             }
             Ok(Some((http::Request::Upgrade(upgrade), consumed))) => {
                 self.net.queue(token).extend_from_slice(&upgrade_response(&upgrade));

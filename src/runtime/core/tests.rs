@@ -42,6 +42,7 @@ impl Net for Stage {
         Ok(())
     }
     fn stop_listening(&mut self) {}
+    fn leave_listeners(&mut self) {}
     fn connect(&mut self, address: SocketAddr) -> io::Result<Token> {
         let token = self.open();
         self.connects.push((token, address));

@@ -202,6 +202,22 @@ impl Upstream {
         }
     }
 
+    /// What keeps this shard from being live, for people; `None` when it is, or when it was stopped for good.
+    pub fn waits_for(&self) -> Option<&'static str> {
+        Some(match self.state {
+            State::Live | State::Stopped(_) => return None,
+            State::Ended => "shut down",
+            State::Waiting { .. } => "disconnected, waits before it connects again",
+            State::Queued => "waits for its turn to identify",
+            State::Connecting { intent: Intent::Identify { .. }, .. } => "connects, to identify",
+            State::Connecting { intent: Intent::Resume, .. } => "connects, to resume",
+            State::AwaitingHello { .. } => "waits for HELLO",
+            State::AwaitingMoment { .. } => "waits for the moment at which it may identify",
+            State::Identifying { .. } => "waits for READY",
+            State::Resuming { .. } => "receives what it missed",
+        })
+    }
+
     pub fn is_live(&self) -> bool {
         self.state == State::Live
     }

@@ -127,6 +127,15 @@ fn a_bad_upgrade_is_refused_by_its_own_status() {
 }
 
 #[test]
+fn who_is_turned_away_is_told_when_to_try_again() {
+    let answer = String::from_utf8(HttpError::Unavailable { retry_after_s: 5 }.response()).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"),
+        "{answer}"
+    );
+}
+
+#[test]
 fn a_head_over_its_limits_is_431() {
     let endless = [b"GET / HTTP/1.1\r\nX: ".as_slice(), &[b'x'; REQUEST_BYTES_MAX]].concat();
     let too_large = Err(HttpError::HeadTooLarge { limit: REQUEST_BYTES_MAX });
