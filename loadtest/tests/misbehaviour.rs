@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use common::judged::{self, assert_faultless, has};
 use common::proxy::Proxy;
+use common::raw::identified;
 use common::stats::connected;
 use common::{order, stats, stats_until, with_discord};
 use loadtest::client::Client;
@@ -105,6 +106,33 @@ fn payloads_that_make_no_sense_cost_a_connection_or_nothing() {
             // READY, one guild, thirty events and the one of tomorrow.
             assert_eq!(client.judge.borrow().dispatches, 33);
         }
+        proxy.stop().await;
+    });
+}
+
+#[test]
+fn a_d_that_is_no_json_is_passed_on_and_spoils_no_state() {
+    with_discord(&["--shards", "1", "--guilds", "1"], async |discord: Address| {
+        let proxy = Proxy::start(&discord, &[], json!({})).await;
+        let (mut client, ready, seq) = identified(&proxy.url, [0, 1]).await;
+        let guild = ready["guilds"][0]["id"].as_str().unwrap();
+        let broken = [
+            format!(r#"{{"guild_id":"{guild}","role":{{"id":"17","name":}}}}"#),
+            format!(r#"{{"guild_id":"{guild}","role":}}"#),
+            format!(r#"{{"guild_id":"{guild}","role":[}}}}"#),
+        ];
+        for (number, d) in (seq + 1..).zip(&broken) {
+            // Its number is Discord's next one, as the READY and the guild had theirs.
+            order(&discord, "skip?shard=0&by=1", "").await;
+            let payload = |s| format!(r#"{{"t":"GUILD_ROLE_CREATE","s":{s},"op":0,"d":{d}}}"#);
+            order(&discord, "say?shard=0", &payload(number)).await;
+            assert_eq!(client.until("GUILD_ROLE_CREATE").await, payload(number));
+        }
+        order(&discord, "emit?shard=0", r#"{"t":"AFTER","d":{}}"#).await;
+        client.until(&format!(r#"{{"t":"AFTER","s":{},"#, seq + 1 + broken.len() as u64)).await;
+        // READY and the guild of a new client are whole: they are parsed here.
+        drop(identified(&proxy.url, [0, 1]).await);
+        assert_eq!(stats(&discord).await["upgrades"], 1);
         proxy.stop().await;
     });
 }
