@@ -55,6 +55,15 @@ impl Kind {
         }
     }
 
+    /// The kind that a guild's packed keys have this slot for: see `guild`.
+    pub fn of_slot(slot: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(slot.checked_sub(b'A')?)).copied()
+    }
+
+    pub fn slot(self) -> u8 {
+        b'A' + self as u8
+    }
+
     /// The kind whose array a raw key of a guild names.
     pub fn of_key(key: &[u8]) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| json::key_is(key, kind.key()))

@@ -13,15 +13,16 @@
 
 #![forbid(unsafe_code)]
 
+mod block;
 mod channels;
 mod edit;
 mod event;
 mod guild;
 mod kind;
+mod pack;
 mod people;
 mod ready;
 mod rules;
-mod shapes;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -34,8 +35,8 @@ use crate::wire::json::{self, Invalid};
 use event::Event;
 use guild::Guild;
 use kind::Kind;
+pub use pack::Shapes;
 use ready::Ready;
-pub use shapes::Shapes;
 use users::Users;
 
 /// Guilds of one shard. Discord refuses shards of more than 2,500; further guilds are not kept, their events still pass.
@@ -271,7 +272,8 @@ impl Cache {
     pub fn bytes(&self) -> CacheBytes {
         let mut bytes = CacheBytes {
             ready: self.ready.as_ref().map_or(0, |ready| ready.bytes() as u64),
-            shapes: self.shapes.bytes_share(),
+            shapes: self.shapes.bytes_share(1 + (self.counts.guilds as usize)),
+            other: self.users.heap_bytes() as u64,
             ..CacheBytes::default()
         };
         for guild in self.guilds.values().flatten() {
@@ -305,7 +307,7 @@ impl Cache {
 
     /// The element as stored in the first guild that has one.
     fn find(&self, kind: Kind, id: u64) -> Option<Vec<u8>> {
-        self.guilds.values().flatten().find_map(|guild| guild.table(kind).get(id).map(<[u8]>::to_vec))
+        self.guilds.values().flatten().find_map(|guild| guild.get(kind, id))
     }
 
     fn relevant(&self, event_type: &[u8]) -> Option<Event> {
@@ -314,7 +316,7 @@ impl Cache {
 
     /// Replaces everything of the guild, or marks it unavailable if that is all the payload says.
     fn on_guild_create(&mut self, d: &[u8]) -> Result<(), Invalid> {
-        let created = Guild::read(d, &self.keep)?;
+        let created = Guild::read(d, &self.keep, &self.shapes)?;
         if let Some(id) = created.id {
             self.set_guild(GuildId(id), (!created.is_unavailable).then(|| Box::new(created.guild)));
         }
