@@ -16,14 +16,17 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::metrics::{self, ProcessReport};
+use super::metrics::{self, IdentifyReport, ProcessReport};
 use crate::runtime::clock;
 use crate::runtime::mesh::{CoreReport, Door};
+use crate::shard::pressure::Pressure;
 use crate::shard::report::{ShardReport, Wanted};
 use crate::wire::http::PlainRequest;
 
 /// Pages waiting for each of the three threads. When full, the request is answered 503 at once and closed.
 const PAGES_MAX: usize = 64;
+/// No two answers of one thread begin within this.
+const ANSWERED_EVERY: Duration = Duration::from_millis(5);
 /// A reader that has not taken the whole page by then is cut off.
 const SEND_MAX: Duration = Duration::from_secs(5);
 const CHUNK_BYTES: usize = 64 << 10;
@@ -108,7 +111,11 @@ fn start_thread(
 ) -> io::Result<SyncSender<Job>> {
     let (queue, jobs) = mpsc::sync_channel::<Job>(PAGES_MAX);
     let serve = move || {
+        let mut next_at = clock::now();
         for job in jobs {
+            // A flood of requests must not become one of reports, which take the cores' time.
+            thread::sleep(next_at.saturating_duration_since(clock::now()));
+            next_at = clock::now() + ANSWERED_EVERY;
             let peer = job.socket.peer_addr().ok().map(|it| it.ip());
             let response = match refuse(path_of(&job.request), job.door, peer, &site) {
                 Some(refusal) => refusal,
@@ -286,32 +293,43 @@ fn alive(reports: &Reports) -> Response {
     }
 }
 
-/// Which shards are not active and why, a line each; `None` when all are.
+/// Which shards are not ready for clients and why, a line each, and what keeps all of them waiting; `None` when nothing is.
 fn unready(site: &Site, process: &ProcessReport, reports: &Reports) -> Option<String> {
     if process.stopping {
         return Some("stopping\n".into());
     }
     let known: Vec<&ShardReport> = reports.cores.iter().flat_map(|core| &core.shards).collect();
-    let state = |shard| known.iter().find(|it| it.shard == shard).map_or("unknown", |it| state_name(it.status));
-    let states = site.shards.clone().map(|shard| (shard, state(shard)));
-    let waiting: Vec<_> = states.filter(|(_, state)| *state != "active").collect();
-    if waiting.is_empty() {
-        return None;
-    }
+    let why = |shard| known.iter().find(|it| it.shard == shard).map_or(Some("unknown"), |it| it.unready.as_deref());
+    let waiting: Vec<_> = site.shards.clone().filter_map(|shard| Some((shard, why(shard)?))).collect();
     let mut lines: String = reports.silent.iter().map(|core| format!("core {core} does not answer\n")).collect();
+    let identify = &process.identify;
+    let memory = process.memory;
+    if memory.level == Pressure::Full {
+        let limit = memory.limit.unwrap_or_default();
+        lines += &format!("memory: {} bytes are used, of {limit}: new connections are refused\n", memory.bytes);
+    }
     for (shard, state) in waiting.iter().take(NAMED_MAX) {
-        lines += &format!("shard {shard}: {state}\n");
+        let is_held_back = identify.held_back && identify.waiting.binary_search(shard).is_ok();
+        let why = if is_held_back { held_back(identify) } else { (*state).to_owned() };
+        lines += &format!("shard {shard}: {why}\n");
     }
     if waiting.len() > NAMED_MAX {
         lines += &format!("and {} more\n", waiting.len() - NAMED_MAX);
     }
-    Some(lines)
+    (!lines.is_empty()).then_some(lines)
 }
 
-fn state_name(status: u8) -> &'static str {
-    ["fatally closed", "disconnected", "identifying", "resuming", "active"]
-        .get(usize::from(status))
-        .unwrap_or(&"unknown")
+/// Why a shard may not IDENTIFY, and until when.
+fn held_back(identify: &IdentifyReport) -> String {
+    let minutes = identify.resets_in.as_secs().div_ceil(60);
+    format!(
+        "waits for the limit of IDENTIFYs to reset in {} h {} min ({} of {} left, a reserve of {} is not spent)",
+        minutes / 60,
+        minutes % 60,
+        identify.remaining,
+        identify.limit,
+        identify.reserve
+    )
 }
 
 #[cfg(test)]
@@ -320,6 +338,7 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+    use crate::control::memory::MemoryReport;
 
     fn site() -> Site {
         Site {
@@ -334,9 +353,12 @@ mod tests {
         PlainRequest { method: "GET".into(), path: path.into(), host: None, head_only: false }
     }
 
+    /// Status 4 is ready, the others say their number.
     fn reports(statuses: &[u8]) -> Reports {
-        let shard =
-            |(shard, status): (usize, &u8)| ShardReport { shard: shard as u32, status: *status, ..Default::default() };
+        let shard = |(shard, status): (usize, &u8)| {
+            let unready = (*status != 4).then(|| format!("in state {status}"));
+            ShardReport { shard: shard as u32, status: *status, unready, ..Default::default() }
+        };
         let shards = statuses.iter().enumerate().map(shard).collect();
         Reports { cores: vec![CoreReport { shards, ..Default::default() }], silent: Vec::new() }
     }
@@ -356,11 +378,28 @@ mod tests {
     }
 
     #[test]
-    fn ready_means_that_every_shard_is_active() {
+    fn ready_means_that_every_shard_serves_its_clients() {
         assert_eq!(get("/readyz", &[4, 4]), (200, "ok\n".into()));
-        assert_eq!(get("/readyz", &[4, 2]), (503, "shard 1: identifying\n".into()));
-        assert_eq!(get("/readyz", &[0, 1]), (503, "shard 0: fatally closed\nshard 1: disconnected\n".into()));
+        assert_eq!(get("/readyz", &[4, 2]), (503, "shard 1: in state 2\n".into()));
+        assert_eq!(get("/readyz", &[0, 1]), (503, "shard 0: in state 0\nshard 1: in state 1\n".into()));
         assert_eq!(get("/readyz", &[4]), (503, "shard 1: unknown\n".into()));
+    }
+
+    #[test]
+    fn a_shard_that_waits_for_the_limit_says_until_when() {
+        let identify = IdentifyReport {
+            remaining: 10,
+            limit: 1000,
+            reserve: 10,
+            resets_in: Duration::from_secs(3 * 3600 + 59 * 60 + 1),
+            held_back: true,
+            waiting: vec![1],
+        };
+        let process = ProcessReport { identify, ..Default::default() };
+        let (status, body) = get_with("/readyz", &process, &|| reports(&[2, 2]));
+        let why =
+            "waits for the limit of IDENTIFYs to reset in 4 h 0 min (10 of 1000 left, a reserve of 10 is not spent)";
+        assert_eq!((status, body), (503, format!("shard 0: identifying\nshard 1: {why}\n")));
     }
 
     #[test]
@@ -373,6 +412,15 @@ mod tests {
     fn a_stopping_proxy_is_not_ready() {
         let process = ProcessReport { stopping: true, ..Default::default() };
         assert_eq!(get_with("/readyz", &process, &|| reports(&[4, 4])), (503, "stopping\n".into()));
+    }
+
+    #[test]
+    fn a_proxy_without_memory_for_new_connections_is_not_ready() {
+        let memory = |level| MemoryReport { bytes: 7, limit: Some(7), level };
+        let process = |level| ProcessReport { memory: memory(level), ..Default::default() };
+        let line = "memory: 7 bytes are used, of 7: new connections are refused\n";
+        assert_eq!(get_with("/readyz", &process(Pressure::Full), &|| reports(&[4, 4])), (503, line.into()));
+        assert_eq!(get_with("/readyz", &process(Pressure::Shed), &|| reports(&[4, 4])).0, 200);
     }
 
     #[test]

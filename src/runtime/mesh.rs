@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use crate::shard::pressure::Pressure;
 use crate::shard::report::{ShardReport, Wanted};
 use crate::wire::http::PlainRequest;
 use crate::wire::{CloseCode, ShardId};
@@ -26,7 +27,10 @@ pub enum ToCore {
     Find { wanted: Wanted, reply: mpsc::Sender<Option<Vec<u8>>> },
     /// Stop accepting, send what is buffered, close clients resumably and Discord's connections with this code, then answer
     /// `ToControl::Drained`. Ends by itself after `within`.
-    Drain { upstream_close: CloseCode, within: Duration },
+    /// `leave_listeners`: others hold the listeners too and go on with them; they stay open.
+    Drain { upstream_close: CloseCode, within: Duration, leave_listeners: bool },
+    /// How short memory is from now on.
+    Pressure(Pressure),
 }
 
 /// Which listener a request came in by.
@@ -52,6 +56,8 @@ pub enum ToControl {
     Page { socket: TcpStream, request: PlainRequest, door: Door },
     /// The core has drained and its thread ends.
     Drained { core: usize },
+    /// Another process takes over.
+    TakenOver(Box<super::takeover::Successor>),
     /// The core's loop failed and its thread ends: the process cannot go on.
     CoreFailed { core: usize, error: String },
     /// SIGTERM or SIGINT.
@@ -78,6 +84,33 @@ impl CoreSender {
     }
 }
 
+/// Connections of clients that a limit has closed, counted by which.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TurnedAway {
+    /// More than `clients_max`, all of them identified.
+    pub full: u64,
+    /// The quietest of too many that had not identified.
+    pub silent: u64,
+    /// The upgrade took longer than `client_handshake_seconds`.
+    pub handshake: u64,
+    /// More than `client_payloads_per_minute`.
+    pub flood: u64,
+    /// Wrong tokens, and more than `client_failed_resumes`.
+    pub guesses: u64,
+}
+
+impl TurnedAway {
+    pub fn by_reason(&self) -> [(&'static str, u64); 5] {
+        [
+            ("full", self.full),
+            ("silent", self.silent),
+            ("handshake", self.handshake),
+            ("flood", self.flood),
+            ("guesses", self.guesses),
+        ]
+    }
+}
+
 /// What one core says of itself.
 #[derive(Debug, Default)]
 pub struct CoreReport {
@@ -86,7 +119,10 @@ pub struct CoreReport {
     pub backend: &'static str,
     /// Connections that have not identified yet.
     pub greeting: usize,
+    pub turned_away: TurnedAway,
     /// Log segments given back before their time for want of room.
     pub log_dropped_early: u64,
+    /// Upgrades answered 503 because memory was used up.
+    pub upgrades_refused: u64,
     pub shards: Vec<ShardReport>,
 }

@@ -6,6 +6,7 @@
 
 pub mod group;
 pub mod log;
+pub mod pressure;
 pub mod report;
 pub mod runs;
 pub mod seat;
@@ -89,6 +90,8 @@ pub struct Shard {
     snapshots: usize,
     /// READY has come and the guild stream is not over: when it counts as over at the latest.
     guilds_due: Option<Instant>,
+    /// Memory is short: who identifies waits.
+    holds_snapshots: bool,
     actions: VecDeque<Action>,
     events: Tally,
     latencies: report::Latencies,
@@ -113,6 +116,7 @@ impl Shard {
             next_key: 1,
             snapshots: 0,
             guilds_due: None,
+            holds_snapshots: false,
             actions: VecDeque::new(),
             events: Tally::default(),
             latencies: report::Latencies::default(),
@@ -158,9 +162,14 @@ impl Shard {
         self.upstream.on_closed(now, code);
     }
 
+    /// The upgrade that has just failed asked us to stay away for this long. Call after `on_closed`.
+    pub fn on_retry_after(&mut self, now: Instant, wait: Duration) {
+        self.upstream.on_retry_after(now, wait);
+    }
+
     /// One whole payload of Discord's. On an error the connection is given up and the session resumed from the last good one.
     pub fn on_payload(&mut self, now: Instant, payload: &[u8]) -> Result<(), ScanError> {
-        let envelope = match scan::scan(payload) {
+        let envelope = match scan::scan_text(payload) {
             Ok(envelope) => envelope,
             Err(error) => {
                 self.upstream.on_broken(now);
@@ -263,12 +272,33 @@ impl Shard {
             return;
         }
         self.guilds_due = None;
+        self.seat_waiting_clients();
+    }
+
+    /// Whether clients that identify wait for READY until this is taken back.
+    pub fn hold_snapshots(&mut self, hold: bool) {
+        self.holds_snapshots = hold;
+        self.seat_waiting_clients();
+    }
+
+    fn seat_waiting_clients(&mut self) {
+        if !self.is_settled() || self.holds_snapshots {
+            return;
+        }
         for seat in &mut self.seats {
             if matches!(seat.phase, Phase::Waiting) {
                 seat.begin(&self.cache, &self.log, &self.settings.externally_accessible_url);
                 self.snapshots += 1;
             }
         }
+    }
+
+    /// Why clients are not served as they should be; `None` when they are.
+    fn unready(&self) -> Option<String> {
+        let waits = self.upstream.waits_for().map(str::to_owned);
+        let stopped = self.upstream.stopped().map(|code| format!("fatally closed by Discord with {}", code.0));
+        let guilds = (!self.is_settled()).then(|| "receives its guilds".to_owned());
+        stopped.or(waits).or(guilds)
     }
 
     // ---- the clients' side
@@ -284,7 +314,7 @@ impl Shard {
         let shard = identify.shard_or_default();
         let wants_guilds = identify.intents & self.settings.upstream.intents & INTENT_GUILDS != 0;
         let mut seat = Seat::new(key, id, shard, wants_guilds);
-        if self.is_settled() {
+        if self.is_settled() && !self.holds_snapshots {
             seat.begin(&self.cache, &self.log, &self.settings.externally_accessible_url);
             self.snapshots += 1;
         }
@@ -461,6 +491,7 @@ impl Shard {
         ShardReport {
             shard: self.settings.upstream.shard.0,
             status: self.upstream.status() as u8,
+            unready: self.unready(),
             latency: self.upstream.latency(),
             latencies: self.latencies.clone(),
             events: self.events.list(),

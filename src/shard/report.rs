@@ -38,6 +38,8 @@ pub struct ShardReport {
     pub shard: u32,
     /// 0 fatal, 1 disconnected, 2 identifying, 3 resuming, 4 active (gateway-proxy's numbers).
     pub status: u8,
+    /// Why clients are not served as they should be, for people; `None` when they are.
+    pub unready: Option<String>,
     /// The newest heartbeat's round trip; `None` before the first ACK.
     pub latency: Option<Duration>,
     pub latencies: Latencies,

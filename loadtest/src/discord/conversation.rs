@@ -70,6 +70,10 @@ impl Discord {
                 }
             }
         }
+        if self.faults.lost_acks > 0 {
+            self.faults.lost_acks -= 1;
+            return Ok(());
+        }
         connection.send(b"{\"t\":null,\"s\":null,\"op\":11,\"d\":null}");
         Ok(())
     }

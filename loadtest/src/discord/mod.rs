@@ -71,7 +71,14 @@ struct Shard {
 struct Faults {
     hello_op7: u32,
     refuse_upgrade: u32,
+    /// How upgrades are refused.
+    refuse_status: u16,
+    refuse_retry_after_s: Option<u32>,
     rest: Option<RestFault>,
+    /// Heartbeats that are not acknowledged.
+    lost_acks: u32,
+    /// What `/gateway/bot` says in place of the gateway's own URL.
+    gateway_url: Option<String>,
 }
 
 #[derive(Clone, Copy)]
@@ -267,6 +274,9 @@ impl Discord {
 
     /// Renders a dispatch and queues it on `connection`.
     fn push(&mut self, connection: &Connection, shard: u32, session_id: &str, seq: u64, entry: &Entry) {
+        if matches!(entry, Entry::Hole) {
+            return;
+        }
         let mut out = std::mem::take(&mut self.scratch);
         out.clear();
         let name = match entry {
@@ -277,6 +287,7 @@ impl Discord {
             Entry::Chunk(_) => "GUILD_MEMBERS_CHUNK",
             Entry::Raw(raw) => &raw.0,
             Entry::Resumed => "RESUMED",
+            Entry::Hole => unreachable!("it was left out above"),
         };
         out.extend_from_slice(b"{\"t\":\"");
         out.extend_from_slice(name.as_bytes());
@@ -293,6 +304,7 @@ impl Discord {
             Entry::Traffic(event) => self.traffic.render(&self.world, shard, event, &mut out),
             Entry::Chunk(chunk) => self.render_chunk(shard, chunk, &mut out),
             Entry::Raw(raw) => out.extend_from_slice(raw.1.as_bytes()),
+            Entry::Hole => {}
             Entry::Resumed => out.extend_from_slice(b"{\"_trace\":[\"[\\\"gateway-fake\\\",{\\\"micros\\\":1}]\"]}"),
         }
         out.push(b'}');

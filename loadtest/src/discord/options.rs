@@ -6,6 +6,9 @@ use super::world::Size;
 use crate::args::{Args, Spec};
 use crate::clock::{MILLI_NS, SECOND_NS};
 
+/// The value of `--resume-url` for a READY without the key.
+pub const NO_RESUME_URL: &str = "none";
+
 pub const SPECS: &[Spec] = &[
     ("listen", Some("ADDR"), "gateway and REST, default 127.0.0.1:0 (a free port)"),
     ("shards", Some("N"), "what /gateway/bot recommends and IDENTIFY must say, default 225"),
@@ -27,7 +30,7 @@ pub const SPECS: &[Spec] = &[
     ("heartbeat-interval-ms", Some("N"), "what HELLO says, default 41250"),
     ("session-seconds", Some("N"), "how long a session without connection is kept, default 180"),
     ("replay-events", Some("N"), "dispatches that a session can replay, default 20000"),
-    ("resume-url", Some("URL"), "resume_gateway_url of READY, default the gateway itself"),
+    ("resume-url", Some("URL"), "resume_gateway_url of READY, default the gateway itself; `none` leaves the key out"),
     ("token", Some("TEXT"), "the bot's token, default fake"),
     ("seed", Some("N"), "of everything random, default 1"),
     ("tls", None, "serve wss and https with a throw-away certificate; a plain port for /fake stays open"),

@@ -19,6 +19,8 @@ pub enum Entry {
     Chunk(Rc<Chunk>),
     /// Event name and `d`, as they are.
     Raw(Rc<(String, String)>),
+    /// A number that is never sent.
+    Hole,
     Resumed,
 }
 

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use super::options::NO_RESUME_URL;
 use super::parts;
 use super::state::{GuildState, NO_ROLE, Part, Person, Standing, Thing};
 use super::template::{Scene, Template, compact, include, push_number};
@@ -259,7 +260,8 @@ impl World {
             0 => push_number(out, shard.into()),
             1 => push_number(out, self.size.shards.into()),
             2 => out.extend_from_slice(session_id.as_bytes()),
-            3 => out.extend_from_slice(resume_url.as_bytes()),
+            3 if resume_url == NO_RESUME_URL => {}
+            3 => out.extend_from_slice(format!("\"resume_gateway_url\":\"{resume_url}\",").as_bytes()),
             _ => {
                 let guilds = (0..self.size.guilds).filter(|it| self.standing(shard, *it) != Standing::Left);
                 separated(out, guilds, |index, out| {

@@ -64,6 +64,11 @@ impl Process {
         }
     }
 
+    /// SIGKILL, and waits until it is gone.
+    pub async fn kill(&mut self) {
+        self.child.kill().await.ok();
+    }
+
     /// SIGTERM, then SIGKILL when it takes too long. `None` when it had to be killed.
     pub async fn stop(mut self) -> Option<ExitStatus> {
         self.terminate();

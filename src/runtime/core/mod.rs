@@ -22,7 +22,7 @@ use super::client::{Client, Phase};
 use super::clock;
 use super::conns::{Conn, Conns};
 use super::link::{Link, Scratch};
-use super::mesh::{CoreReport, CoreSender, ToControl, ToCore};
+use super::mesh::{CoreReport, CoreSender, ToControl, ToCore, TurnedAway};
 use super::net::{Event, Net, Token};
 use super::placement::Placement;
 use crate::session::client::Rules;
@@ -42,6 +42,8 @@ pub struct Shared {
     pub placement: Placement,
     pub upstream_compression: Compression,
     pub allow_compression: bool,
+    /// Sockets of clients on one core.
+    pub clients_max: usize,
     pub tls: Arc<ClientConfig>,
     pub backend: &'static str,
 }
@@ -83,7 +85,10 @@ pub struct Core<N: Net> {
     peers: Vec<CoreSender>,
     scratch: Scratch,
     rng: fastrand::Rng,
+    turned_away: TurnedAway,
     draining: Option<Draining>,
+    /// Upgrades answered 503 because memory was used up.
+    upgrades_refused: u64,
 }
 
 /// Whether a client's connection goes on.
@@ -122,7 +127,9 @@ impl<N: Net> Core<N> {
             peers: parts.peers,
             scratch: Scratch::default(),
             rng: fastrand::Rng::with_seed(parts.seed),
+            turned_away: TurnedAway::default(),
             draining: None,
+            upgrades_refused: 0,
         }
     }
 
@@ -223,7 +230,9 @@ impl<N: Net> Core<N> {
                     core: self.index,
                     backend: self.shared.backend,
                     greeting: self.conns.greeting(),
+                    turned_away: self.turned_away,
                     log_dropped_early: self.group.dropped_early(),
+                    upgrades_refused: self.upgrades_refused,
                     shards: self.group.shards.iter().map(|it| it.report(now)).collect(),
                 };
                 // Whoever asked may have given up waiting.
@@ -234,7 +243,21 @@ impl<N: Net> Core<N> {
                 // As above.
                 let _ = reply.send(found);
             }
-            ToCore::Drain { upstream_close, within } => self.drain(now, upstream_close, within),
+            ToCore::Drain { upstream_close, within, leave_listeners } => {
+                if leave_listeners {
+                    self.net.leave_listeners();
+                } else {
+                    self.net.stop_listening();
+                }
+                self.drain(now, upstream_close, within);
+            }
+            ToCore::Pressure(pressure) => {
+                self.group.set_pressure(pressure);
+                // Those that were held back may have their READY now.
+                for at in 0..self.places.len() {
+                    self.mark_dirty(at);
+                }
+            }
         }
     }
 
@@ -273,6 +296,9 @@ impl<N: Net> Core<N> {
         for token in self.conns.blocked() {
             self.with_client(token, |core, client| core.on_blocked_tick(now, token, client));
         }
+        if self.group.pressure().cuts_laggards() {
+            self.cut_laggards(now);
+        }
     }
 
     fn arm_shard(&mut self, at: usize) {
@@ -296,13 +322,13 @@ impl<N: Net> Core<N> {
     // ---- the end
 
     fn drain(&mut self, now: Instant, upstream_close: CloseCode, within: Duration) {
-        self.net.stop_listening();
         for token in self.conns.clients() {
             self.with_client(token, |core, client| {
                 if core.pump(now, token, client) == Fate::Gone {
                     return Fate::Gone;
                 }
                 match client.phase {
+                    Phase::Http(_) => core.turn_away(token),
                     Phase::Open => core.dismiss(now, token, client, CloseCode::UNKNOWN_ERROR, "The proxy restarts."),
                     _ => {
                         core.net.close(token, Duration::ZERO);

@@ -180,5 +180,6 @@ impl<N: Net> Core<N> {
             core.arm_client(token, client);
             Fate::Stays
         });
+        self.conns.note_greeting(token, now);
     }
 }
