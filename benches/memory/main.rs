@@ -2,18 +2,13 @@
 //! against the same state as JSON and under `zstd -19`. Prints a table; measures no time.
 //!
 //! `cargo bench --bench memory`, or with a number of guilds behind `--`. Two sets of guilds of 25 channels, 15 roles, 20 emojis and 100 members, 40 of
-//! whom have a presence and 10 are in voice: *regular* (the load test's members: few distinct texts) and *hard* (see `hard`).
+//! whom have a presence and 10 are in voice: *regular* (the fixtures of the tests: few distinct texts) and *hard* (see `hard`). The load test's
+//! guilds, in the whole proxy, are measured by `loadtest memory`.
 
 #[path = "../../src/cache/tests/fixture.rs"]
 #[allow(dead_code, reason = "shared with the tests")]
 mod fixture;
 mod hard;
-#[path = "../../loadtest/src/discord/template.rs"]
-#[allow(dead_code, unused_imports, reason = "shared with the load test")]
-mod template;
-#[path = "../../loadtest/src/discord/world.rs"]
-#[allow(dead_code, unused_imports, reason = "shared with the load test")]
-mod world;
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -22,7 +17,6 @@ use fastrand::Rng;
 use hard::Hard;
 use shardgate::cache::{Cache, CacheFlags, Shapes};
 use shardgate::wire::GuildId;
-use world::World;
 
 #[global_allocator]
 static ALLOCATOR: jemallocator::Jemalloc = jemallocator::Jemalloc;
@@ -70,19 +64,14 @@ const ALL: CacheFlags = CacheFlags {
 
 /// A source of guilds: the same object for the same arguments, another for another `version`.
 enum Set {
-    Regular(Box<World>),
+    Regular,
     Hard,
 }
 
 impl Set {
-    fn regular(guilds: u32) -> Self {
-        let size = world::Size { shards: 1, guilds, members: MEMBERS, outage_every: 0 };
-        Self::Regular(Box::new(World::new(size)))
-    }
-
     fn name(&self) -> &'static str {
         match self {
-            Self::Regular(_) => "regular",
+            Self::Regular => "regular",
             Self::Hard => "hard",
         }
     }
@@ -97,7 +86,7 @@ impl Set {
 
     fn user(&self, guild: u32, member: u32) -> u64 {
         match self {
-            Self::Regular(world) => world.user_id(0, guild, member),
+            Self::Regular => u64::from(guild * 1000 + member + 1) * 2_654_435_761 + (160_000_000_000 << 22),
             Self::Hard => Self::rng(2, guild, member.into(), 0).id(),
         }
     }
@@ -108,10 +97,9 @@ impl Set {
 
     fn member(&self, guild: u32, member: u32, version: u64) -> String {
         match self {
-            Self::Regular(world) => {
-                let mut out = Vec::new();
-                world.member(0, guild, member, &mut out);
-                let text = String::from_utf8(out).expect("templates are text");
+            Self::Regular => {
+                let roles = Self::roles(guild);
+                let text = fixture::member(self.user(guild, member), &roles[..member as usize % 4]);
                 let changed = text.replace("\"nick\":null", &format!("\"nick\":\"nick of {member}\""));
                 if version > 0 { changed } else { text }
             }
@@ -123,11 +111,9 @@ impl Set {
 
     fn presence(&self, guild: u32, member: u32, version: u64) -> String {
         match self {
-            Self::Regular(world) => {
-                let mut out = Vec::new();
-                world.presence(0, guild, member, &mut out);
-                let text = String::from_utf8(out).expect("templates are text");
-                if version > 0 { text.replace("Level", "Now at level") } else { text }
+            Self::Regular => {
+                let status = if version > 0 { "idle" } else { "online" };
+                fixture::presence(self.user(guild, member), status)
             }
             Self::Hard => Self::rng(5, guild, member.into(), version).presence(self.user(guild, member)),
         }
@@ -141,9 +127,7 @@ impl Set {
     fn channel(&self, guild: u32, n: u64, version: u64) -> String {
         let id = Self::rng(6, guild, n, 0).id();
         match self {
-            Self::Regular(_) => {
-                fixture::channel(id).replace("\"position\":3", &format!("\"position\":{}", n + version))
-            }
+            Self::Regular => fixture::channel(id).replace("\"position\":3", &format!("\"position\":{}", n + version)),
             Self::Hard => Self::rng(8, guild, n, version).channel(id, &Self::roles(guild)),
         }
     }
@@ -151,7 +135,7 @@ impl Set {
     fn role(&self, guild: u32, n: u64, version: u64) -> String {
         let id = Self::rng(3, guild, n, 0).id();
         match self {
-            Self::Regular(_) => fixture::role(id).replace("\"position\":1", &format!("\"position\":{}", n + version)),
+            Self::Regular => fixture::role(id).replace("\"position\":1", &format!("\"position\":{}", n + version)),
             Self::Hard => Self::rng(9, guild, n, version).role(id),
         }
     }
@@ -159,7 +143,7 @@ impl Set {
     fn emoji(&self, guild: u32, n: u64) -> String {
         let id = Self::rng(10, guild, n, 0).id();
         match self {
-            Self::Regular(_) => fixture::emoji(id),
+            Self::Regular => fixture::emoji(id),
             Self::Hard => Self::rng(11, guild, n, 0).emoji(id),
         }
     }
@@ -191,7 +175,7 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|it| !it.starts_with("--")).collect();
     if let [set, state, guilds] = &args[..] {
         let guilds = guilds.parse().expect("the parent gave a number");
-        let set = if set == "hard" { Set::Hard } else { Set::regular(guilds) };
+        let set = if set == "hard" { Set::Hard } else { Set::Regular };
         return measure(&set, state, guilds);
     }
     let guilds: u32 = args.first().and_then(|it| it.parse().ok()).unwrap_or(GUILDS);
@@ -216,7 +200,7 @@ fn main() {
                 println!("| {set} | {state} | {} | {per_member} | {columns}", of_guilds / guilds);
             }
         }
-        let set = if set == "hard" { Set::Hard } else { Set::regular(guilds) };
+        let set = if set == "hard" { Set::Hard } else { Set::Regular };
         floor(&set, guilds.min(FLOOR_GUILDS));
     }
 }

@@ -2,6 +2,7 @@
 
 use super::group::{Group, LogBudget};
 use super::log::SEGMENT_BYTES;
+use super::pressure::Pressure;
 use super::*;
 use crate::session::payload::{self, ClientPayload, Token};
 use crate::wire::{Compression, Deframer, Message, Role, ShardId};
@@ -480,4 +481,47 @@ fn only_who_lags_far_in_a_full_log_is_endangered() {
         endangered.push([group.is_endangered(0, slow.key), group.is_endangered(0, fast.key)]);
     }
     assert_eq!(endangered, [[false, false], [false, false], [true, false]]);
+}
+
+#[test]
+fn while_snapshots_are_held_who_identifies_waits_and_who_resumes_does_not() {
+    let now = start();
+    let mut shard = live(now, &[10]);
+    let mut early = Client::identify(&mut shard);
+    assert_eq!(early.pump(&mut shard), ["1 READY", "2 GUILD_CREATE old"]);
+    let session = early.session(&shard);
+    shard.leave(now, early.key, false);
+    shard.hold_snapshots(true);
+    let mut late = Client::identify(&mut shard);
+    assert_eq!(late.pump(&mut shard), Vec::<String>::new());
+    let mut early = Client::resume(&mut shard, &session, 2).unwrap();
+    assert_eq!(early.pump(&mut shard), ["3 RESUMED"]);
+    shard.hold_snapshots(false);
+    assert_eq!(late.pump(&mut shard), ["1 READY", "2 GUILD_CREATE old"]);
+}
+
+#[test]
+fn logs_shrink_while_memory_is_short_and_grow_again_after() {
+    let now = start();
+    let bytes = 64 * SEGMENT_BYTES;
+    let budget = LogBudget { bytes, keep: secs(3600) };
+    let mut group = Group::new(vec![live(now, &[])], budget);
+    let mut s = 2;
+    let mut fill = |group: &mut Group| {
+        for _ in 0..200 {
+            say(&mut group.shards[0], now, &message(s, &"x".repeat(SEGMENT_BYTES / 2)));
+            group.trim_to_budget();
+            s += 1;
+        }
+        group.log_bytes()
+    };
+    assert!(fill(&mut group) > bytes / 2);
+    for (pressure, part) in [(Pressure::Shrink, 2), (Pressure::Shed, 4), (Pressure::Full, 16)] {
+        group.set_pressure(pressure);
+        assert!(group.log_bytes() <= bytes / part, "{pressure:?}");
+        let held = fill(&mut group);
+        assert!(held <= bytes / part && held > bytes / part / 2, "{pressure:?}: {held}");
+    }
+    group.set_pressure(Pressure::None);
+    assert!(fill(&mut group) > bytes / 2);
 }

@@ -12,6 +12,7 @@ use crate::session::client::ClientLimits;
 use crate::session::payload::{Identify, Token as BotToken};
 use crate::session::upstream::{CONNECT_MAX, UpstreamSettings};
 use crate::shard::group::LogBudget;
+use crate::shard::pressure::Pressure;
 use crate::shard::{Shard, ShardSettings};
 use crate::wire::ShardId;
 
@@ -23,6 +24,9 @@ struct Stage {
     waiting: Vec<Token>,
     connects: Vec<(Token, SocketAddr)>,
     closed: Vec<Token>,
+    /// The outbox of the socket that was closed last.
+    last_words: Vec<u8>,
+    left_listeners: bool,
     released: Vec<Token>,
     events: VecDeque<Event>,
     nowhere: Vec<u8>,
@@ -42,7 +46,9 @@ impl Net for Stage {
         Ok(())
     }
     fn stop_listening(&mut self) {}
-    fn leave_listeners(&mut self) {}
+    fn leave_listeners(&mut self) {
+        self.left_listeners = true;
+    }
     fn connect(&mut self, address: SocketAddr) -> io::Result<Token> {
         let token = self.open();
         self.connects.push((token, address));
@@ -62,7 +68,7 @@ impl Net for Stage {
     }
     fn set_reading(&mut self, _: Token, _: bool) {}
     fn close(&mut self, token: Token, _: Duration) {
-        self.outboxes.remove(&token);
+        self.last_words = self.outboxes.remove(&token).unwrap_or_default();
         self.closed.push(token);
     }
     fn release(&mut self, token: Token) {
@@ -381,4 +387,76 @@ fn a_retry_after_of_the_upgrade_puts_the_next_attempt_off() {
     assert!(core.group.shards[0].due().unwrap() >= begin + Duration::from_secs(30), "it went on too soon");
     core.run_timers(begin + Duration::from_secs(91));
     assert_eq!(core.group.shards[0].status(), Status::Identifying);
+}
+
+const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+
+fn says(core: &mut Core<Stage>, now: Instant, token: Token, bytes: &[u8]) {
+    core.with_client(token, |core, client| core.on_client_bytes(now, token, client, bytes));
+}
+
+#[test]
+fn while_memory_is_used_up_upgrades_are_answered_503_and_pages_as_ever() {
+    let now = clock::now();
+    let (mut core, _mail) = core(now);
+    core.on_mail(now, ToCore::Pressure(Pressure::Full));
+    let refused = accepted(&mut core, now);
+    says(&mut core, now, refused, UPGRADE);
+    assert_eq!(core.net.closed, [refused]);
+    assert!(core.net.last_words.starts_with(b"HTTP/1.1 503 "), "{}", String::from_utf8_lossy(&core.net.last_words));
+    assert_eq!((core.upgrades_refused, core.conns.clients().len()), (1, 0));
+    let page = accepted(&mut core, now);
+    says(&mut core, now, page, b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(core.net.released, [page]);
+
+    core.on_mail(now, ToCore::Pressure(Pressure::Shed));
+    let served = accepted(&mut core, now);
+    says(&mut core, now, served, UPGRADE);
+    assert!(core.net.queue(served).starts_with(b"HTTP/1.1 101 "));
+}
+
+#[test]
+fn while_memory_is_short_the_client_that_lags_most_is_cut_off_first() {
+    let now = clock::now();
+    let (mut core, _mail) = core(now);
+    live(&mut core, now);
+    let first = seated(&mut core, now);
+    for s in 2..6 {
+        message(&mut core, now, s, 100_000);
+        core.pump_dirty(now);
+    }
+    let second = seated(&mut core, now);
+    for s in 6..12 {
+        message(&mut core, now, s, 100_000);
+        core.pump_dirty(now);
+    }
+    core.on_tick(now);
+    assert!(core.net.closed.is_empty());
+    core.on_mail(now, ToCore::Pressure(Pressure::Shed));
+    core.on_tick(now);
+    assert_eq!(core.net.closed, [first]);
+    // 4000: its session waits for RESUME.
+    assert!(core.net.last_words.windows(2).any(|it| it == 4000u16.to_be_bytes()));
+    core.on_tick(now);
+    assert_eq!(core.net.closed, [first, second]);
+}
+
+#[test]
+fn who_is_accepted_while_the_core_drains_is_told_to_try_again() {
+    let now = clock::now();
+    let (mut core, _mail) = core(now);
+    let silent = accepted(&mut core, now);
+    let drain = ToCore::Drain {
+        upstream_close: CloseCode::RECONNECTING,
+        within: Duration::from_secs(8),
+        leave_listeners: true,
+    };
+    core.on_mail(now, drain);
+    assert!(core.net.left_listeners);
+    assert_eq!(core.net.closed, [silent]);
+    assert!(core.net.last_words.starts_with(b"HTTP/1.1 503 "));
+    let late = accepted(&mut core, now);
+    assert_eq!(core.net.closed, [silent, late]);
+    assert!(core.net.last_words.starts_with(b"HTTP/1.1 503 "));
 }
