@@ -164,7 +164,7 @@ fn append(c: &mut Criterion) {
                 if log.bytes() > LOG_BYTES {
                     log.drop_oldest();
                 }
-                log.append(now, br#"{"t":"MESSAGE_CREATE","s":"#, &[&tail], Audience::Everyone)
+                log.append(now, log.head(), br#"{"t":"MESSAGE_CREATE","s":"#, &[&tail], Audience::Everyone)
             })
         });
     }
@@ -178,6 +178,7 @@ fn replay(c: &mut Criterion) {
     }
     let key = stage.clients[0].0;
     let session_id = stage.group.shards[0].session_id(key).unwrap().to_owned();
+    let now = stage.now;
     let resume = Resume { token: Token("secret".to_owned()), session_id, seq: 1 };
     let mut benches = c.benchmark_group("resume");
     benches.throughput(Throughput::Elements(REPLAYED));
@@ -187,7 +188,7 @@ fn replay(c: &mut Criterion) {
             b.iter_batched(
                 || Encoder::new(compression),
                 |mut encoder| {
-                    let key = shard.resume(&resume).unwrap();
+                    let key = shard.resume(now, &resume).unwrap();
                     stage.out.clear();
                     shard.pump(key, &mut encoder, &mut stage.out, usize::MAX / 2);
                     black_box(stage.out.len())

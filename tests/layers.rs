@@ -3,13 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const MAY_USE: [(&str, &[&str]); 6] = [
+const MAY_USE: [(&str, &[&str]); 7] = [
     ("wire", &[]),
     ("session", &["wire"]),
     ("cache", &["wire"]),
-    ("shard", &["wire", "session", "cache"]),
-    ("runtime", &["wire", "session", "cache", "shard"]),
-    ("control", &["wire", "session", "cache", "shard", "runtime"]),
+    ("store", &["wire"]),
+    ("shard", &["wire", "session", "cache", "store"]),
+    ("runtime", &["wire", "session", "cache", "store", "shard"]),
+    ("control", &["wire", "session", "cache", "store", "shard", "runtime"]),
 ];
 
 #[test]

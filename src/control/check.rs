@@ -76,6 +76,7 @@ fn rows(
         ("clients_max", machine.clients_max(config.clients_max, config.shards.unwrap_or(1)).to_string()),
         ("a client may", client_limits(config)),
         ("door for --takeover", door),
+        ("data_dir", stored(config)),
         ("backend", if backend == Backend::IoUring { "io_uring".into() } else { "epoll".into() }),
         ("cores (CPU numbers)", format!("{cores:?}")),
         ("kernel", machine.kernel.clone()),
@@ -91,6 +92,13 @@ fn client_limits(config: &Config) -> String {
         limits.payloads_per_minute,
         limits.failed_resumes
     )
+}
+
+fn stored(config: &Config) -> String {
+    match &config.data_dir {
+        Some(path) => format!("{}, at most {} bytes", path.display(), config.disk_bytes),
+        None => "none: nothing survives a restart".into(),
+    }
 }
 
 /// The flags that are on.

@@ -17,6 +17,7 @@ use super::keys::{Found, Keys, Refusal};
 use super::{address, presence};
 use crate::cache::CacheFlags;
 use crate::session::client::ClientLimits;
+use crate::store::DISK_BYTES_MIN;
 use crate::wire::Compression;
 
 /// Read when neither the command line nor the environment names another.
@@ -30,6 +31,8 @@ const LOG_BYTES_MAX: u64 = 1 << 40;
 /// Less is used by a proxy without a single guild.
 const MEMORY_LIMIT_MIN: u64 = 16 << 20;
 const MEMORY_LIMIT_MAX: u64 = 1 << 50;
+const DISK_BYTES_DEFAULT: u64 = 4 << 30;
+const DISK_BYTES_MAX: u64 = 1 << 46;
 const LOG_SECONDS_DEFAULT: u64 = 300;
 const LOG_SECONDS_MAX: u64 = 7 * 24 * 3600;
 const CPUS_MAX: u64 = 4096;
@@ -39,7 +42,7 @@ const CLIENTS_DEFAULT: u64 = 16_384;
 const CLIENTS_LIMIT: u64 = 1 << 20;
 const IDENTIFY_RESERVE_MAX: u64 = 1_000_000;
 
-const KEYS: [&str; 34] = [
+const KEYS: [&str; 35] = [
     "log_level",
     "token",
     "intents",
@@ -63,6 +66,7 @@ const KEYS: [&str; 34] = [
     "backend",
     "upstream_compression",
     "data_dir",
+    "disk_bytes",
     "log_bytes",
     "log_seconds",
     "memory_limit",
@@ -163,6 +167,8 @@ pub struct Config {
     pub data_dir: Option<PathBuf>,
     /// `None`: as `memory` says.
     pub log_bytes: Option<u64>,
+    /// All files in `data_dir` together.
+    pub disk_bytes: u64,
     pub log_keep: Duration,
     /// IDENTIFYs that are never spent; `None` for the default, which depends on the number of shards.
     pub identify_reserve: Option<u32>,
@@ -297,7 +303,10 @@ fn read_config(keys: &Keys<'_>, environment: &Environment, notices: &mut Vec<Not
                 ("none", Compression::None),
             ])
         })?,
-        data_dir: keys.get_nullable("data_dir").map(|it| read_data_dir(&it, notices)).transpose()?,
+        data_dir: keys.get_nullable("data_dir").map(|it| read_data_dir(&it)).transpose()?,
+        disk_bytes: keys
+            .get("disk_bytes")
+            .map_or(Ok(DISK_BYTES_DEFAULT), |it| it.integer(DISK_BYTES_MIN, DISK_BYTES_MAX))?,
         log_bytes: keys.get("log_bytes").map(|it| it.integer(LOG_BYTES_MIN, LOG_BYTES_MAX)).transpose()?,
         log_keep: Duration::from_secs(
             keys.get("log_seconds").map_or(Ok(LOG_SECONDS_DEFAULT), |it| it.integer(1, LOG_SECONDS_MAX))?,
@@ -435,17 +444,13 @@ fn read_cores(found: &Found<'_>) -> Result<CoresWanted, Refusal> {
     Ok(CoresWanted::List(cpus))
 }
 
-fn read_data_dir(found: &Found<'_>, notices: &mut Vec<Notice>) -> Result<PathBuf, Refusal> {
+fn read_data_dir(found: &Found<'_>) -> Result<PathBuf, Refusal> {
     const WANTED: &str = "a writable directory";
     let path = PathBuf::from(found.text(WANTED)?);
     let writable = rustix::fs::access(&path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
     if !path.is_dir() || writable.is_err() {
         return Err(found.refuse(WANTED));
     }
-    notices.push(Notice::Warning(
-        "`data_dir` is not used yet: this version keeps sessions and log in memory only, a restart identifies anew"
-            .into(),
-    ));
     Ok(path)
 }
 

@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::config::{Config, SHARDS_MAX};
 use super::keys::Refusal;
 use super::rest::GatewayBot;
-use crate::runtime::settings::{Backend, RuntimeSettings};
+use crate::runtime::settings::{Backend, RuntimeSettings, StorageSettings};
 
 /// Everything the runtime needs, but the cores' CPUs.
 pub fn settings(
@@ -38,6 +38,11 @@ pub fn settings(
         log_keep: config.log_keep,
         client_limits: config.client_limits,
         clients_max: config.clients_max,
+        storage: config.data_dir.clone().map(|data_dir| StorageSettings {
+            data_dir,
+            disk_bytes: config.disk_bytes,
+            api_url: config.api_url.clone(),
+        }),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cache::CacheFlags;
@@ -47,4 +48,17 @@ pub struct RuntimeSettings {
     pub client_limits: ClientLimits,
     /// Clients' connections of all cores together.
     pub clients_max: usize,
+    /// `None`: memory alone.
+    pub storage: Option<StorageSettings>,
+}
+
+/// What survives the process.
+#[derive(Clone, Debug)]
+pub struct StorageSettings {
+    /// An existing folder that can be written.
+    pub data_dir: PathBuf,
+    /// All files together.
+    pub disk_bytes: u64,
+    /// What is stored belongs to the bot as this API knows it.
+    pub api_url: String,
 }

@@ -9,7 +9,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::payload::{Command, CommandOp, PAYLOAD_BYTES_MAX};
-use super::requests::{Requests, Route};
+use super::requests::{Asked, Requests, Route};
 use crate::wire::CloseCode;
 
 /// Payloads that Discord takes from one connection in `SEND_WINDOW`, heartbeats included.
@@ -77,6 +77,8 @@ pub struct Commands {
     /// The presence belongs to the shard, not to a client: only the last one written counts, whoever wrote it.
     presence: Option<(u64, Command)>,
     requests: Requests,
+    /// The command polled last is a request with a nonce of ours: the newest one.
+    noted: bool,
     /// The latest time heard of: what `due` says when something can go at once.
     now: Instant,
 }
@@ -98,6 +100,7 @@ impl Commands {
             queued: 0,
             presence: None,
             requests: Requests::new(rng),
+            noted: false,
             now,
         }
     }
@@ -185,6 +188,20 @@ impl Commands {
         self.requests.route(event_type, d, now)
     }
 
+    /// What is known of the command polled last, if answers to it must find their client: its number and who asked.
+    pub fn noted(&self) -> Option<(u64, &Asked)> {
+        self.requests.newest().filter(|_| self.noted)
+    }
+
+    /// The requests whose answers are waited for.
+    pub fn requests(&self) -> &Requests {
+        &self.requests
+    }
+
+    pub fn requests_mut(&mut self) -> &mut Requests {
+        &mut self.requests
+    }
+
     /// Commands that wait.
     pub fn queued(&self) -> usize {
         self.queued + usize::from(self.presence.is_some())
@@ -217,6 +234,7 @@ impl Commands {
             CommandOp::RequestGuildMembers => self.requests.on_request(client, &command.d, d_bytes_max, now),
             _ => None,
         };
+        self.noted = with_nonce.is_some();
         let d = with_nonce.as_deref().unwrap_or(&command.d);
         debug_assert!(d.len() <= d_bytes_max, "`d` came in a payload that was no longer");
         [head.as_bytes(), d.as_bytes(), b"}"].concat()

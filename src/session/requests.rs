@@ -25,9 +25,11 @@ const RADIX: u64 = 36;
 /// Who gets a dispatch.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Route {
-    /// As it is. Also the answer to a request that is not known any more: one client gets what it asked for, the others
-    /// learn of members that they could have learned of anyway. To withhold it would lose a dispatch in silence.
+    /// As it is.
     Everyone,
+    /// To everybody, too: the answer to a request that is not known any more. One client gets what it asked for, the others
+    /// learn of members that they could have learned of anyway. To withhold it would lose a dispatch in silence.
+    Stray,
     /// To this client alone, with `d` as if its own nonce had been used.
     Client { client: u64, rewritten_d: Vec<u8> },
     /// The client that asked is gone.
@@ -40,22 +42,30 @@ pub struct Requests {
     /// The next nonce's number. Grows, so the lowest key of `pending` is the oldest request.
     next: u64,
     pending: BTreeMap<u64, Request>,
+    /// Numbers of requests that left `pending` since somebody asked.
+    done: Vec<u64>,
 }
 
 #[derive(Debug)]
 struct Request {
-    /// `None` when the client is gone.
-    client: Option<u64>,
-    /// The JSON text of the client's nonce.
-    nonce: Option<Box<str>>,
-    chunks_received: u64,
+    asked: Asked,
     forgotten_at: Instant,
+}
+
+/// What is known of a request: enough to go on with it in another process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// `None` when the client is gone.
+    pub client: Option<u64>,
+    /// The JSON text of the client's nonce.
+    pub nonce: Option<Box<str>>,
+    pub chunks_received: u64,
 }
 
 impl Requests {
     /// The first number is random, so that an answer to a former process is not taken for an answer to this one.
     pub fn new(rng: &mut fastrand::Rng) -> Self {
-        Self { next: rng.u64(..1 << 40), pending: BTreeMap::new() }
+        Self { next: rng.u64(..1 << 40), pending: BTreeMap::new(), done: Vec::new() }
     }
 
     /// Notes the request that is about to be sent, and returns its `d` with our nonce. `None`, and nothing noted, if that
@@ -69,17 +79,34 @@ impl Requests {
         while self.pending.first_entry().is_some_and(|it| it.get().forgotten_at <= now)
             || self.pending.len() >= REQUESTS_MAX
         {
-            self.pending.pop_first();
+            self.done.extend(self.pending.pop_first().map(|it| it.0));
         }
-        let request = Request {
-            client: Some(client),
-            nonce: object.get("nonce").filter(|it| is_echoed(it)).map(Into::into),
-            chunks_received: 0,
-            forgotten_at: now + REQUEST_QUIET_MAX,
-        };
-        self.pending.insert(self.next, request);
+        let nonce = object.get("nonce").filter(|it| is_echoed(it)).map(Into::into);
+        let asked = Asked { client: Some(client), nonce, chunks_received: 0 };
+        self.pending.insert(self.next, Request { asked, forgotten_at: now + REQUEST_QUIET_MAX });
         self.next += 1;
         Some(rewritten)
+    }
+
+    /// Goes on with a request of a former process.
+    pub fn restore(&mut self, number: u64, asked: Asked, now: Instant) {
+        self.pending.insert(number, Request { asked, forgotten_at: now + REQUEST_QUIET_MAX });
+        self.next = self.next.max(number.saturating_add(1));
+    }
+
+    /// The request noted last, with its number.
+    pub fn newest(&self) -> Option<(u64, &Asked)> {
+        self.pending.last_key_value().map(|(number, it)| (*number, &it.asked))
+    }
+
+    /// All requests that answers are waited for, by number.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &Asked)> {
+        self.pending.iter().map(|(number, it)| (*number, &it.asked))
+    }
+
+    /// A request that is over, by number; each is said once.
+    pub fn take_done(&mut self) -> Option<u64> {
+        self.done.pop()
     }
 
     /// Says who gets the dispatch. `event_type` is `t`, `d` the JSON text of `d`.
@@ -94,8 +121,8 @@ impl Requests {
 
     /// The client's session has ended: nobody waits for its answers.
     pub fn drop_client(&mut self, client: u64) {
-        for request in self.pending.values_mut().filter(|it| it.client == Some(client)) {
-            request.client = None;
+        for request in self.pending.values_mut().filter(|it| it.asked.client == Some(client)) {
+            request.asked.client = None;
         }
     }
 
@@ -107,14 +134,17 @@ impl Requests {
     fn route_chunk(&mut self, d: &[u8], now: Instant) -> Option<Route> {
         let chunk = RawObject::parse(std::str::from_utf8(d).ok()?)?;
         let number = number(chunk.get("nonce")?)?;
-        let request = self.pending.get_mut(&number).filter(|it| it.forgotten_at > now)?;
-        request.chunks_received += 1;
+        let Some(request) = self.pending.get_mut(&number).filter(|it| it.forgotten_at > now) else {
+            return Some(Route::Stray);
+        };
+        request.asked.chunks_received += 1;
         request.forgotten_at = now + REQUEST_QUIET_MAX;
-        let route = request.route(&chunk);
+        let route = request.asked.route(&chunk);
         // Counted, since nobody promises that the chunk with the last index comes last.
         let chunk_count = chunk.get("chunk_count").and_then(|it| it.parse::<u64>().ok());
-        if chunk_count.is_some_and(|count| request.chunks_received >= count) {
+        if chunk_count.is_some_and(|count| request.asked.chunks_received >= count) {
             self.pending.remove(&number);
+            self.done.push(number);
         }
         Some(route)
     }
@@ -126,8 +156,13 @@ impl Requests {
             return None;
         }
         let meta = RawObject::parse(limit.get("meta")?)?;
-        let request = self.pending.remove(&number(meta.get("nonce")?)?).filter(|it| it.forgotten_at > now)?;
-        Some(match request.route(&meta) {
+        let number = number(meta.get("nonce")?)?;
+        let Some(request) = self.pending.remove(&number) else { return Some(Route::Stray) };
+        self.done.push(number);
+        if request.forgotten_at <= now {
+            return Some(Route::Stray);
+        }
+        Some(match request.asked.route(&meta) {
             Route::Client { client, rewritten_d } => {
                 let meta = String::from_utf8(rewritten_d).ok()?;
                 Route::Client { client, rewritten_d: limit.with("meta", Some(&meta)).into_bytes() }
@@ -137,7 +172,7 @@ impl Requests {
     }
 }
 
-impl Request {
+impl Asked {
     /// `object` holds our nonce, and gets back the client's or loses the key.
     fn route(&self, object: &RawObject<'_>) -> Route {
         match self.client {
@@ -239,7 +274,7 @@ mod tests {
         for index in [2, 0, 1] {
             assert_eq!(route(&mut requests, &chunk(&nonce, index, 3), now), to(1, &chunk(r#""""#, index, 3)));
         }
-        assert_eq!(route(&mut requests, &chunk(&nonce, 3, 3), now), Route::Everyone);
+        assert_eq!(route(&mut requests, &chunk(&nonce, 3, 3), now), Route::Stray);
     }
 
     #[test]
@@ -258,11 +293,30 @@ mod tests {
         let now = start();
         let mut requests = requests();
         ask(&mut requests, 1, r#"{"query":""}"#, now);
-        for d in [chunk(r#""sg0""#, 0, 1), chunk(r#""other""#, 0, 1), chunk("5", 0, 1), "{}".into(), "{".into()] {
+        for d in [chunk(r#""sg00""#, 0, 1), chunk(r#""other""#, 0, 1), chunk("5", 0, 1), "{}".into(), "{".into()] {
             assert_eq!(route(&mut requests, &d, now), Route::Everyone);
         }
+        assert_eq!(route(&mut requests, &chunk(r#""sg0""#, 0, 1), now), Route::Stray);
         assert_eq!(requests.route(b"RATE_LIMITED", br#"{"opcode":14,"meta":{}}"#, now), Route::Everyone);
         assert_eq!(requests.route(b"MESSAGE_CREATE", br#"{"nonce":"sg0"}"#, now), Route::Everyone);
+    }
+
+    #[test]
+    fn another_process_goes_on_with_a_request() {
+        let now = start();
+        let mut requests = requests();
+        let nonce = ask(&mut requests, 1, r#"{"query":"","nonce":"a"}"#, now);
+        assert!(matches!(route(&mut requests, &chunk(&nonce, 0, 3), now), Route::Client { .. }));
+        let (number, asked) = requests.newest().unwrap();
+        assert_eq!(requests.iter().count(), 1);
+        let mut other = Requests::new(&mut fastrand::Rng::with_seed(9));
+        other.restore(number, asked.clone(), now);
+        for index in [1, 2] {
+            assert_eq!(other.take_done(), None);
+            assert_eq!(route(&mut other, &chunk(&nonce, index, 3), now), to(1, &chunk(r#""a""#, index, 3)));
+        }
+        assert_eq!((other.take_done(), other.take_done()), (Some(number), None));
+        assert_ne!(ask(&mut other, 1, r#"{"query":""}"#, now), nonce);
     }
 
     #[test]
@@ -282,7 +336,7 @@ mod tests {
         let late = now + REQUEST_QUIET_MAX - ms(1);
         assert!(matches!(route(&mut requests, &chunk(&nonce, 0, 9), late), Route::Client { .. }));
         let later = late + REQUEST_QUIET_MAX;
-        assert_eq!(route(&mut requests, &chunk(&nonce, 1, 9), later), Route::Everyone);
+        assert_eq!(route(&mut requests, &chunk(&nonce, 1, 9), later), Route::Stray);
     }
 
     #[test]
@@ -291,7 +345,7 @@ mod tests {
         let mut requests = requests();
         let nonces: Vec<_> = (0..=REQUESTS_MAX).map(|_| ask(&mut requests, 1, r#"{"query":""}"#, now)).collect();
         assert_eq!(requests.pending(), REQUESTS_MAX);
-        assert_eq!(route(&mut requests, &chunk(&nonces[0], 0, 1), now), Route::Everyone);
+        assert_eq!(route(&mut requests, &chunk(&nonces[0], 0, 1), now), Route::Stray);
         assert!(matches!(route(&mut requests, &chunk(&nonces[1], 0, 1), now), Route::Client { .. }));
     }
 

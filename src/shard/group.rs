@@ -1,6 +1,7 @@
 //! The shards of one core, and the one number that bounds their logs together.
 //!
-//! A busy shard may use what quiet ones leave: the oldest segment of all goes first.
+//! A busy shard may use what quiet ones leave: the oldest segment of all goes first. With a store it goes from memory alone, and
+//! only when it was handed over.
 
 use std::time::{Duration, Instant};
 
@@ -43,10 +44,10 @@ impl Group {
     }
 
     /// Memory has become shorter, or is there again: the logs shrink at once, and grow again as events come.
-    pub fn set_pressure(&mut self, pressure: Pressure) {
+    pub fn set_pressure(&mut self, now: Instant, pressure: Pressure) {
         self.pressure = pressure;
         for shard in &mut self.shards {
-            shard.hold_snapshots(pressure.holds_snapshots());
+            shard.hold_snapshots(now, pressure.holds_snapshots());
         }
         self.trim_to_budget();
     }
@@ -70,16 +71,19 @@ impl Group {
     }
 
     /// Brings the logs back within the budget's bytes. Once per turn: a sum over the shards when there is nothing to do.
+    ///
+    /// With a store: when all that is left has not been handed over, the oldest segment is ended, to go in one of the next turns. The
+    /// core counts a store that does not take them as lost.
     pub fn trim_to_budget(&mut self) {
         let mut held = self.log_bytes();
         let allowed = self.allowed_bytes();
         while held > allowed {
             let oldest = self.shards.iter_mut().filter(|it| it.log().oldest_segment().is_some());
-            let Some(shard) = oldest.min_by_key(|it| it.log().oldest_segment()) else { return };
+            let Some(shard) = oldest.min_by_key(|it| it.log().oldest_segment()) else { return self.close_oldest() };
             let before = shard.log().bytes();
             shard.drop_oldest();
             held -= before - shard.log().bytes();
-            self.dropped_early += 1;
+            self.dropped_early += u64::from(!shard.has_store());
         }
     }
 
@@ -87,6 +91,15 @@ impl Group {
     /// events are still there.
     pub fn is_endangered(&self, shard: usize, key: SeatKey) -> bool {
         let log = self.shards[shard].log();
-        self.log_bytes() > self.allowed_bytes() / 10 * 9 && self.shards[shard].lag_bytes(key) as usize > log.bytes() / 2
+        !self.shards[shard].has_store()
+            && self.log_bytes() > self.allowed_bytes() / 10 * 9
+            && self.shards[shard].lag_bytes(key) as usize > log.bytes() / 2
+    }
+
+    fn close_oldest(&mut self) {
+        let open = self.shards.iter_mut().filter(|it| it.log().oldest_open().is_some());
+        if let Some(shard) = open.min_by_key(|it| it.log().oldest_open()) {
+            shard.close_segment();
+        }
     }
 }

@@ -1,12 +1,18 @@
 //! The bounded log of one shard's recent dispatches: live delivery, slow clients and RESUME all read it.
 //!
 //! A dispatch is stored once, as canonical payload `{"t":..,"s":..,"op":0,"d":..}`, with the span of its sequence
-//! digits, so that each client's own number can be written in their place on the way out. The log does not know
-//! clients; whoever reads it asks by index. Cost of an append: one copy of the payload, no allocation but a new
+//! digits, so that each client's own number can be written in their place on the way out. Its index is given from outside and rises;
+//! numbers that Discord left out are stepped over. The log does not know clients; whoever reads it asks by index. Where there is a
+//! store, a segment leaves memory only after it was handed over. Cost of an append: one copy of the payload, no allocation but a new
 //! segment every `SEGMENT_BYTES`.
+#![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+
+use super::segment::Segment;
+pub use super::segment::{Audience, Dispatch};
+use crate::store::Sealed;
 
 /// Dispatches are stored in segments of about this size; the log is trimmed by whole segments. A larger dispatch gets a
 /// segment of its own.
@@ -15,38 +21,16 @@ pub const SEGMENT_BYTES: usize = 64 * 1024;
 /// A segment also ends after this time, so that a quiet shard's old dispatches can be given back.
 const SEGMENT_AGE_MAX: Duration = Duration::from_secs(30);
 
-/// Who takes a dispatch: every client of the shard, or the one that asked for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Audience {
-    Everyone,
-    /// The key of one client session.
-    One(u64),
-}
-
-/// One stored dispatch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Dispatch<'a> {
-    /// Everything before the digits of `s`: `{"t":"NAME","s":`.
-    pub head: &'a [u8],
-    /// Everything after them: `,"op":0,"d":…}`.
-    pub tail: &'a [u8],
-    pub audience: Audience,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    /// Where the dispatch begins in its segment; its digits are taken out, `head_len` bytes stand before them.
-    start: u32,
-    head_len: u32,
-    audience: Audience,
-}
+/// A gap up to this long is filled with empty entries; a longer one costs a segment.
+const GAP_FILLED_MAX: u64 = 16;
 
 #[derive(Debug)]
-struct Segment {
-    /// The log index of `entries[0]`.
-    first: u64,
-    bytes: Vec<u8>,
-    entries: Vec<Entry>,
+struct Held {
+    /// What it answers for begins here: at the end of the one before.
+    from: u64,
+    segment: Segment,
+    /// Nothing is appended any more.
+    closed: bool,
     /// When the first and the newest dispatch came.
     oldest: Instant,
     newest: Instant,
@@ -54,33 +38,37 @@ struct Segment {
     bytes_before: u64,
 }
 
-impl Segment {
-    fn footprint(&self) -> usize {
-        self.bytes.capacity() + self.entries.capacity() * size_of::<Entry>()
-    }
-}
-
-/// `tail() ≤ index < head()`: these indices can be read. Segments are contiguous and none is empty.
+/// `tail() ≤ index < head()`: these indices can be read; not each of them holds a dispatch. No segment is empty, and each begins where
+/// the one before ends.
 #[derive(Debug, Default)]
 pub struct Log {
-    segments: VecDeque<Segment>,
-    /// The index that the next dispatch gets.
+    segments: VecDeque<Held>,
+    /// The end of the newest segment, whether or not it is still here.
+    covered: u64,
+    /// The next dispatch gets this index or a higher one.
     head: u64,
     /// Bytes appended since the beginning.
     appended: u64,
     /// Sum of the segments' footprints.
     held: usize,
+    /// With a store: it has what lies before.
+    sealed_to: Option<u64>,
 }
 
 impl Log {
-    /// The index of the next dispatch.
+    /// A log whose dispatches before `first` were elsewhere.
+    pub fn starting_at(first: u64) -> Self {
+        Self { covered: first, head: first, ..Self::default() }
+    }
+
+    /// The index of the next dispatch, unless Discord leaves numbers out.
     pub fn head(&self) -> u64 {
         self.head
     }
 
-    /// The oldest index that is still here; equals `head` for an empty log.
+    /// The oldest index from which nothing is missing.
     pub fn tail(&self) -> u64 {
-        self.segments.front().map_or(self.head, |it| it.first)
+        self.segments.front().map_or(self.covered, |it| it.from)
     }
 
     /// Memory held, in bytes, index included.
@@ -88,9 +76,19 @@ impl Log {
         self.held
     }
 
-    /// When the oldest segment got its newest dispatch: what a trim by age looks at.
+    /// Bytes of dispatches appended since the beginning.
+    pub fn appended(&self) -> u64 {
+        self.appended
+    }
+
+    /// When the oldest segment got its newest dispatch, if it may go: what a trim looks at.
     pub fn oldest_segment(&self) -> Option<Instant> {
-        self.segments.front().map(|it| it.newest)
+        self.segments.front().filter(|it| self.may_drop(it)).map(|it| it.newest)
+    }
+
+    /// The same for a log whose oldest segment has to be closed before it can go.
+    pub fn oldest_open(&self) -> Option<Instant> {
+        self.segments.front().filter(|it| !it.closed && !self.may_drop(it)).map(|it| it.newest)
     }
 
     /// How long ago the oldest dispatch came.
@@ -100,133 +98,146 @@ impl Log {
 
     /// Bytes of dispatches from `index` to the head: how far a cursor there lags behind.
     pub fn bytes_from(&self, index: u64) -> u64 {
-        let Some((segment, at)) = self.find(index) else {
-            return if index >= self.head {
-                0
-            } else {
-                self.appended - self.segments.front().map_or(self.appended, |it| it.bytes_before)
-            };
-        };
-        self.appended - (segment.bytes_before + u64::from(segment.entries[at].start))
+        let Some(held) = self.segments.get(self.segment_after(index)) else { return 0 };
+        let before = held.segment.bytes_before(index.max(held.segment.first()));
+        self.appended - (held.bytes_before + before as u64)
     }
 
-    /// Appends one dispatch, given as the parts around the digits of `s`; `tail` may come in pieces.
-    pub fn append(&mut self, now: Instant, head: &[u8], tail: &[&[u8]], audience: Audience) -> u64 {
+    /// Appends one dispatch at `index`, given as the parts around the digits of `s`; `tail` may come in pieces.
+    ///
+    /// `index` is `head()` or more.
+    pub fn append(&mut self, now: Instant, index: u64, head: &[u8], tail: &[&[u8]], audience: Audience) {
+        assert!(index >= self.head, "dispatch {index} behind the head {}", self.head);
         let len = head.len() + tail.iter().map(|it| it.len()).sum::<usize>();
+        let sealed_to = self.sealed_to.unwrap_or(0);
         let fits = self.segments.back().is_some_and(|it| {
-            it.bytes.len() + len <= SEGMENT_BYTES && now.saturating_duration_since(it.oldest) < SEGMENT_AGE_MAX
+            !it.closed
+                && it.segment.len() + len <= SEGMENT_BYTES
+                && now.saturating_duration_since(it.oldest) < SEGMENT_AGE_MAX
+                && index - self.covered <= GAP_FILLED_MAX
+                && !(it.from < sealed_to && index >= sealed_to)
         });
         if !fits {
-            self.open_segment(now, len);
+            self.open_segment(now, index, len);
         }
-        let segment = self.segments.back_mut().expect("a segment was just made sure of");
-        let before = segment.footprint();
-        segment.entries.push(Entry {
-            start: u32::try_from(segment.bytes.len()).expect("segments end before 4 GiB"),
-            head_len: u32::try_from(head.len()).expect("a payload is below 4 GiB"),
-            audience,
-        });
-        segment.bytes.extend_from_slice(head);
-        for part in tail {
-            segment.bytes.extend_from_slice(part);
+        let held = self.segments.back_mut().expect("a segment was just made sure of");
+        let before = held.segment.footprint();
+        while held.segment.end() < index {
+            held.segment.push(b"", &[], Audience::Nobody);
         }
-        segment.newest = now;
-        self.held += segment.footprint() - before;
+        held.segment.push(head, tail, audience);
+        held.newest = now;
+        self.held += held.segment.footprint() - before;
         self.appended += len as u64;
-        self.head += 1;
-        self.head - 1
+        self.head = index + 1;
+        self.covered = self.head;
     }
 
-    /// The dispatch at `index`; `None` when it is gone or not there yet.
+    /// Nothing comes at indices below `index` any more.
+    pub fn skip_to(&mut self, index: u64) {
+        self.head = self.head.max(index);
+    }
+
+    /// The dispatch at `index`; `None` when it is gone, not there yet, or in a gap.
     pub fn get(&self, index: u64) -> Option<Dispatch<'_>> {
-        let (segment, at) = self.find(index)?;
-        Some(segment.dispatch(at))
+        self.segments.get(self.segment_after(index))?.segment.get(index)
     }
 
-    /// Visits the dispatches from `index` on, in order, until `visit` returns false or the head is reached.
-    /// The segment is looked up once per segment, not per dispatch.
-    pub fn read_from<'a>(&'a self, index: u64, mut visit: impl FnMut(u64, Dispatch<'a>) -> bool) {
-        if index >= self.head {
-            return;
-        }
-        let Some(from) = self.segment_of(index) else { return };
-        let mut index = index;
-        for segment in self.segments.range(from..) {
-            for at in (index - segment.first) as usize..segment.entries.len() {
-                if !visit(index, segment.dispatch(at)) {
-                    return;
-                }
-                index += 1;
-            }
-        }
+    /// Visits the dispatches with `index` ≤ their index < `stop`, in order, until `visit` returns false. True if it never did: then
+    /// everything below `stop` or the head was seen. The segment is looked up once per segment, not per dispatch.
+    pub fn read<'a>(&'a self, index: u64, stop: u64, mut visit: impl FnMut(u64, Dispatch<'a>) -> bool) -> bool {
+        let from = self.segment_after(index);
+        self.segments
+            .range(from..)
+            .take_while(|it| it.segment.first() < stop)
+            .all(|it| it.segment.read(index, stop, &mut visit))
     }
 
-    /// Gives the oldest segment back. Returns false when there is none.
+    /// Gives the oldest segment back. Returns false when there is none, or none that may go.
     pub fn drop_oldest(&mut self) -> bool {
-        let Some(segment) = self.segments.pop_front() else { return false };
-        self.held -= segment.footprint();
+        if !self.segments.front().is_some_and(|it| self.may_drop(it)) {
+            return false;
+        }
+        let Some(held) = self.segments.pop_front() else { return false };
+        self.held -= held.segment.footprint();
         self.check();
         true
     }
 
-    fn open_segment(&mut self, now: Instant, len: usize) {
-        if let Some(last) = self.segments.back_mut() {
-            // A finished segment keeps no slack: it will be read, not written, for minutes.
-            let before = last.footprint();
-            last.bytes.shrink_to_fit();
-            last.entries.shrink_to_fit();
-            let after = last.footprint();
-            self.held -= before - after;
+    // ---- with a store
+
+    /// From now on segments are handed to a store, which has what lies before `sealed_to`. `None`: no more.
+    pub fn seal_from(&mut self, sealed_to: Option<u64>) {
+        self.sealed_to = sealed_to;
+    }
+
+    /// The newest segment ends here.
+    pub fn close(&mut self) {
+        if let Some(held) = self.segments.back_mut()
+            && !held.closed
+        {
+            held.closed = true;
+            let before = held.segment.footprint();
+            held.segment.shrink();
+            self.held -= before - held.segment.footprint();
         }
-        let segment = Segment {
-            first: self.head,
-            bytes: Vec::with_capacity(len.max(1024)),
-            entries: Vec::new(),
+    }
+
+    /// The index up to which the store has everything.
+    pub fn sealed_to(&self) -> Option<u64> {
+        self.sealed_to
+    }
+
+    /// The next segment for the store: it will not grow any more, and begins where the one before ended, gaps included.
+    pub fn take_sealed(&mut self) -> Option<Sealed> {
+        let sealed_to = self.sealed_to?;
+        let held = self.segments.get(self.segment_after(sealed_to)).filter(|it| it.closed)?;
+        let sealed = Sealed { first: held.from, end: held.segment.end(), bytes: held.segment.encode() };
+        self.sealed_to = Some(sealed.end);
+        Some(sealed)
+    }
+
+    fn may_drop(&self, held: &Held) -> bool {
+        self.sealed_to.is_none_or(|it| held.segment.end() <= it)
+    }
+
+    fn open_segment(&mut self, now: Instant, first: u64, len: usize) {
+        self.close();
+        let held = Held {
+            from: self.covered,
+            segment: Segment::new(first, len.max(1024)),
+            closed: false,
             oldest: now,
             newest: now,
             bytes_before: self.appended,
         };
-        self.held += segment.footprint();
-        self.segments.push_back(segment);
-        self.check();
+        self.held += held.segment.footprint();
+        self.segments.push_back(held);
     }
 
-    fn segment_of(&self, index: u64) -> Option<usize> {
-        if index < self.tail() || index >= self.head {
-            return None;
-        }
-        Some(self.segments.partition_point(|it| it.first <= index) - 1)
-    }
-
-    fn find(&self, index: u64) -> Option<(&Segment, usize)> {
-        let segment = &self.segments[self.segment_of(index)?];
-        Some((segment, (index - segment.first) as usize))
+    /// The first segment with something behind `index`, by position.
+    fn segment_after(&self, index: u64) -> usize {
+        self.segments.partition_point(|it| it.segment.end() <= index)
     }
 
     fn check(&self) {
-        debug_assert!(self.tail() <= self.head);
-        debug_assert_eq!(self.held, self.segments.iter().map(Segment::footprint).sum::<usize>());
-    }
-}
-
-impl Segment {
-    fn dispatch(&self, at: usize) -> Dispatch<'_> {
-        let entry = self.entries[at];
-        let end = self.entries.get(at + 1).map_or(self.bytes.len(), |it| it.start as usize);
-        let (head, tail) = self.bytes[entry.start as usize..end].split_at(entry.head_len as usize);
-        Dispatch { head, tail, audience: entry.audience }
+        debug_assert!(self.tail() <= self.head && self.covered <= self.head);
+        debug_assert_eq!(self.held, self.segments.iter().map(|it| it.segment.footprint()).sum::<usize>());
     }
 }
 
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "a test needs some instant to begin with")]
 mod tests {
-    use super::*;
     use proptest::collection::vec;
     use proptest::prelude::*;
 
+    use super::*;
+
     fn append(log: &mut Log, now: Instant, body: &[u8]) -> u64 {
-        log.append(now, b"head", &[body], Audience::Everyone)
+        let index = log.head();
+        log.append(now, index, b"head", &[body], Audience::Everyone);
+        index
     }
 
     #[test]
@@ -234,7 +245,7 @@ mod tests {
         let log = Log::default();
         assert_eq!((log.tail(), log.head()), (0, 0));
         assert!(log.get(0).is_none());
-        log.read_from(0, |_, _| panic!("nothing is there"));
+        assert!(log.read(0, u64::MAX, |_, _| panic!("nothing is there")));
     }
 
     #[test]
@@ -275,30 +286,70 @@ mod tests {
         assert_eq!(log.tail(), 1);
     }
 
+    #[test]
+    fn what_the_store_has_not_got_stays_in_memory() {
+        let now = Instant::now();
+        let mut log = Log::default();
+        log.seal_from(Some(0));
+        append(&mut log, now, b"one");
+        assert_eq!((log.drop_oldest(), log.oldest_segment(), log.oldest_open()), (false, None, Some(now)));
+        assert_eq!(log.take_sealed(), None);
+        log.close();
+        let sealed = log.take_sealed().unwrap();
+        assert_eq!((sealed.first, sealed.end, log.take_sealed()), (0, 1, None));
+        append(&mut log, now, b"two");
+        assert_eq!(Segment::decode(&sealed.bytes).unwrap().get(0).unwrap().tail, b"one");
+        assert!(log.drop_oldest() && !log.drop_oldest());
+        assert_eq!(log.tail(), 1);
+    }
+
     proptest! {
+        /// `gap` numbers are left out before each dispatch; `close` ends its segment.
         #[test]
         fn reads_back_what_was_appended(
-            bodies in vec(vec(any::<u8>(), 0..40_000), 1..40), drops in 0usize..4, from in 0u64..40,
+            steps in vec((vec(any::<u8>(), 0..40_000), prop_oneof![4 => Just(0u64), 1 => 0..40u64], any::<bool>()), 1..40),
+            drops in 0usize..4, from in 0u64..400, len in 0u64..400, store in any::<bool>(),
         ) {
             let now = Instant::now();
             let mut log = Log::default();
-            for (n, body) in bodies.iter().enumerate() {
-                prop_assert_eq!(append(&mut log, now, body), n as u64);
+            log.seal_from(store.then_some(0));
+            let (mut table, mut sealed) = (Vec::new(), Vec::new());
+            for (body, gap, close) in &steps {
+                let index = log.head() + gap;
+                log.append(now, index, b"head", &[body], Audience::Everyone);
+                table.push((index, body.clone()));
+                if *close {
+                    log.close();
+                }
+                sealed.extend(std::iter::from_fn(|| log.take_sealed()));
             }
             for _ in 0..drops {
                 log.drop_oldest();
             }
-            let mut seen = log.tail().max(from);
-            log.read_from(seen, |index, it| {
-                assert_eq!(index, seen);
-                assert_eq!(it.tail, &bodies[index as usize][..]);
-                assert_eq!(it.head, b"head");
-                seen += 1;
+            let (from, stop) = (log.tail().max(from), log.tail().max(from) + len);
+            let mut seen = Vec::new();
+            log.read(from, stop, |index, it| {
+                if it.audience == Audience::Everyone {
+                    assert_eq!((it.head, log.get(index)), (&b"head"[..], Some(it)));
+                    seen.push((index, it.tail.to_vec()));
+                }
                 true
             });
-            prop_assert_eq!(seen, log.head().max(from));
-            let lag: usize = (log.tail().max(from)..log.head()).map(|it| bodies[it as usize].len() + 4).sum();
-            prop_assert_eq!(log.bytes_from(log.tail().max(from)), lag as u64);
+            let wanted: Vec<_> = table.iter().filter(|it| it.0 >= from && it.0 < stop).cloned().collect();
+            prop_assert_eq!(seen, wanted);
+            let lag: usize = table.iter().filter(|it| it.0 >= from).map(|it| it.1.len() + 4).sum();
+            prop_assert_eq!(log.bytes_from(from), lag as u64);
+            // What the store was given is gapless, and whole.
+            let mut end = 0;
+            for it in &sealed {
+                prop_assert_eq!(it.first, end);
+                end = it.end;
+                let segment = Segment::decode(&it.bytes).unwrap();
+                for (index, body) in table.iter().filter(|at| at.0 >= it.first && at.0 < it.end) {
+                    prop_assert_eq!(segment.get(*index).unwrap().tail, &body[..]);
+                }
+            }
+            prop_assert!(!store || log.tail() <= end);
         }
     }
 }

@@ -2,41 +2,54 @@
 //! its clients.
 //!
 //! It belongs to one core for life and is reached by `&mut`. Bytes and instants go in through `on_*`, `identify`, `resume`;
-//! what the shell must do comes out of `poll`; `due` says when to call back.
+//! what the shell must do comes out of `poll`; `due` says when to call back. This file is Discord's side and the output; `clients` is the
+//! clients' side, `epoch` what a READY means, `durable` what is written down and read back, `recover` and `restoring` how a shard comes
+//! back after its process has died.
+//!
+//! A dispatch's index in the log is the epoch's base and Discord's sequence number. So what Discord replays after a crash gets the
+//! indices it had, and nothing has to be written before clients are sent it. What cannot be had again from Discord's stream is
+//! written first: see `Gates`.
 
+mod clients;
+mod dirty;
+mod durable;
+mod epoch;
+mod fields;
 pub mod group;
+pub mod journal;
+mod loaded;
 pub mod log;
 pub mod pressure;
+mod record;
+mod recover;
 pub mod report;
+mod restoring;
 pub mod runs;
 pub mod seat;
+mod segment;
 mod tally;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::cache::{Cache, CacheFlags, Shapes, Touch};
-use crate::session::commands::{Commands, Refused};
-use crate::session::payload::{Command, Identify, Resume};
+use crate::session::commands::Commands;
 use crate::session::requests::Route;
 use crate::session::upstream::{Received, Status, Upstream, UpstreamAction, UpstreamSettings};
-use crate::wire::encode::Encoder;
 use crate::wire::scan::{self, ScanError};
 use crate::wire::{CloseCode, GuildId};
+pub use clients::{IdentifyRefused, ResumeRefused, session_id, shard_of_session};
+use dirty::Dirty;
+use durable::Held;
+use journal::{Gates, Journal};
+use loaded::Loaded;
 use log::{Audience, Log};
 use report::{ShardReport, Wanted};
-use seat::{Phase, Pumped, Seat, SeatKey};
+use restoring::Restoring;
+use seat::{Phase, Seat, SeatKey};
 use tally::Tally;
 
-/// Sessions of clients at one shard, connected or waiting for RESUME. When full, the one that left longest ago ends; when
-/// all are connected, IDENTIFY is refused with 4008.
-pub const SEATS_MAX: usize = 256;
-
-/// After READY, clients wait for the guild stream until it has been silent for this long.
-const GUILDS_SILENCE_MAX: Duration = Duration::from_secs(2);
-
-/// Intent GUILDS: without it Discord sends no guilds after READY.
-const INTENT_GUILDS: u64 = 1;
+pub use clients::SEATS_MAX;
 
 /// What one shard must be told.
 #[derive(Clone, Debug)]
@@ -59,6 +72,8 @@ pub enum Action {
     Send(Vec<u8>),
     /// Close the connection to Discord.
     Close(CloseCode),
+    /// Read the segment of this shard's log that answers for this index; `Shard::on_segment` takes the answer.
+    ReadLog(u64),
     /// Tell this client op 9 `d:false`; its session is gone.
     InvalidSession(SeatKey),
     /// Close this client's connection.
@@ -67,16 +82,8 @@ pub enum Action {
     Stopped(CloseCode),
 }
 
-/// Why RESUME was not possible.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ResumeRefused {
-    /// Unknown, or what was missed is no longer there: op 9 `d:false`.
-    InvalidSession,
-    /// `seq` is ahead of the session: 4007.
-    InvalidSeq,
-}
-
-/// Seats are sorted by key. A seat that waits or is being sent its snapshot has its cursor at or before the head.
+/// Seats are sorted by key. A seat that waits or is being sent its snapshot has its cursor at or before the head. The index of Discord's
+/// dispatch `s` is `base + s`, and the log's head is above that of the last one.
 #[derive(Debug)]
 pub struct Shard {
     settings: ShardSettings,
@@ -88,10 +95,38 @@ pub struct Shard {
     next_key: u64,
     /// Seats whose snapshot is under way: those that `before_change` must visit.
     snapshots: usize,
+    /// No later than when the first RESUME that waits for its number is given up.
+    seeking_due: Option<Instant>,
     /// READY has come and the guild stream is not over: when it counts as over at the latest.
     guilds_due: Option<Instant>,
     /// Memory is short: who identifies waits.
     holds_snapshots: bool,
+    /// Guilds of READY that have not come yet.
+    pending: BTreeSet<GuildId>,
+    base: u64,
+    /// With a store.
+    journal: Option<Journal>,
+    gates: Gates,
+    dirty: Dirty,
+    /// The guilds to be stored before what is in the store can stand for this shard.
+    beginning: Option<VecDeque<GuildId>>,
+    /// READY and the list of guilds are stored as of this index; checkpoints below the second belong to a state that was given up.
+    ready_as_of: u64,
+    state_from: u64,
+    /// The index from which the store can replay the state, as it knows; and whether it could know better.
+    floor: u64,
+    floor_moved: bool,
+    /// With a store: the oldest index that can be read there.
+    stored_from: u64,
+    /// Something in the store stands for indices up to here, from before a crash: they are not given out anew for something else.
+    reserved: u64,
+    /// Of the journal that was.
+    last_mark: u64,
+    loaded: Loaded,
+    /// After a restart, until the state is back.
+    restoring: Option<Restoring>,
+    /// A request that waits until the store knows whose it is.
+    held: Option<Held>,
     actions: VecDeque<Action>,
     events: Tally,
     latencies: report::Latencies,
@@ -100,6 +135,8 @@ pub struct Shard {
     lagging_closes: u64,
     cache_errors: u64,
     commands_refused: u64,
+    known_gaps: u64,
+    log_reads: u64,
     stopped_said: bool,
     canonical: Vec<u8>,
 }
@@ -115,8 +152,25 @@ impl Shard {
             seats: Vec::new(),
             next_key: 1,
             snapshots: 0,
+            seeking_due: None,
             guilds_due: None,
             holds_snapshots: false,
+            pending: BTreeSet::new(),
+            base: 0,
+            journal: None,
+            gates: Gates::default(),
+            dirty: Dirty::default(),
+            beginning: None,
+            ready_as_of: 0,
+            state_from: 0,
+            floor: 0,
+            floor_moved: false,
+            stored_from: u64::MAX,
+            reserved: 0,
+            last_mark: 0,
+            loaded: Loaded::default(),
+            restoring: None,
+            held: None,
             actions: VecDeque::new(),
             events: Tally::default(),
             latencies: report::Latencies::default(),
@@ -125,6 +179,8 @@ impl Shard {
             lagging_closes: 0,
             cache_errors: 0,
             commands_refused: 0,
+            known_gaps: 0,
+            log_reads: 0,
             stopped_said: false,
             canonical: Vec::new(),
             settings,
@@ -137,7 +193,8 @@ impl Shard {
 
     /// Whether a client that identifies now is answered at once: READY is here and the guild stream is over.
     pub fn is_settled(&self) -> bool {
-        self.cache.has_ready() && self.guilds_due.is_none()
+        let is_behind_its_state = self.log.head() < self.reserved;
+        self.cache.has_ready() && self.guilds_due.is_none() && self.restoring.is_none() && !is_behind_its_state
     }
 
     pub fn log(&self) -> &Log {
@@ -153,6 +210,10 @@ impl Shard {
     /// The WebSocket to Discord is open.
     pub fn on_open(&mut self, now: Instant) {
         self.commands.on_connection(now);
+        if self.held.is_some() {
+            // It will go up on this connection.
+            self.commands.on_sent(now);
+        }
         self.upstream.on_open(now);
     }
 
@@ -182,6 +243,7 @@ impl Shard {
                 if let Some(latency) = self.upstream.take_latency() {
                     self.latencies.add(latency);
                 }
+                self.follow_sequence(now);
             }
             Received::Ready => self.on_ready(now, &envelope, payload),
             Received::Dispatch if envelope.canonical => self.on_dispatch(now, &envelope, payload),
@@ -199,30 +261,10 @@ impl Shard {
         Ok(())
     }
 
-    /// A new session at Discord: whatever clients knew may be stale, so they identify anew, against the new state.
-    fn on_ready(&mut self, now: Instant, envelope: &scan::Envelope, payload: &[u8]) {
-        self.events.add(b"READY");
-        for seat in std::mem::take(&mut self.seats) {
-            if matches!(seat.phase, Phase::Waiting) {
-                self.seats.push(seat);
-                continue;
-            }
-            self.commands.drop_client(seat.key.0);
-            if seat.connected {
-                self.actions.push_back(Action::InvalidSession(seat.key));
-            }
-        }
-        self.snapshots = 0;
-        let data = envelope.data.clone().map_or(&b"{}"[..], |it| &payload[it]);
-        if self.cache.on_ready(data).is_err() {
-            self.cache_errors += 1;
-        }
-        self.guilds_due = Some(now + GUILDS_SILENCE_MAX);
-        self.seat_waiting_clients_when_settled(now);
-    }
-
     fn on_dispatch(&mut self, now: Instant, envelope: &scan::Envelope, payload: &[u8]) {
-        let (Some(name), Some(digits)) = (envelope.event_type.clone(), envelope.sequence_span.clone()) else {
+        let (Some(name), Some(digits), Some(sequence)) =
+            (envelope.event_type.clone(), envelope.sequence_span.clone(), envelope.sequence)
+        else {
             // A dispatch without name or number cannot be given to anybody.
             self.events.add(b"");
             return;
@@ -231,196 +273,108 @@ impl Shard {
         self.events.add(name);
         let data_at = envelope.data.clone().unwrap_or(payload.len()..payload.len());
         let data = &payload[data_at.clone()];
-        let touch = self.cache.touches(name, data);
-        if self.snapshots > 0
-            && let Touch::Guild(guild) = touch
+        let awaited = if self.pending.is_empty() { None } else { self.awaited(name, data) };
+        if self.restoring.is_none() {
+            self.change_state(now, name, data);
+        }
+        let head = &payload[..digits.start];
+        let route = self.commands.route(name, data, now);
+        let mut audience = match &route {
+            Route::Everyone | Route::Stray => Audience::Everyone,
+            Route::Client { client, .. } => Audience::One(*client),
+            Route::Nobody => Audience::Nobody,
+        };
+        if let Some(awaited) = &awaited
+            && !self.tell_difference(now, awaited)
         {
+            audience = Audience::Nobody;
+        }
+        let index = self.base + sequence;
+        if let Route::Client { rewritten_d, .. } = &route {
+            let tail = [&payload[digits.end..data_at.start], rewritten_d, &payload[data_at.end..]];
+            self.keep(now, index, sequence, head, &tail, audience);
+        } else {
+            self.keep(now, index, sequence, head, &[&payload[digits.end..]], audience);
+        }
+        // Whoever comes after us could decide otherwise: by another state, or knowing the request.
+        if route == Route::Stray || awaited.is_some_and(|it| it.decides) {
+            self.gate_log(index);
+        }
+        self.tell_requests_done();
+        if self.guilds_due.is_some() {
+            if name == b"GUILD_CREATE" {
+                self.guilds_due = Some(now + epoch::GUILDS_SILENCE_MAX);
+            }
+            self.settle(now);
+        }
+    }
+
+    /// Applies one event to the state, after what clients must still be told of the state before it was written down.
+    fn change_state(&mut self, now: Instant, name: &[u8], data: &[u8]) {
+        let touch = self.cache.touches(name, data);
+        if let Touch::Guild(guild) = touch {
             self.before_change(guild);
+            if self.journal.is_some() {
+                self.dirty.mark(guild, self.log.head(), self.log.appended(), now);
+            }
         }
         if touch != Touch::Nothing && self.cache.apply(name, data).is_err() {
             self.cache_errors += 1;
         }
-        let head = &payload[..digits.start];
-        match self.commands.route(name, data, now) {
-            Route::Everyone => {
-                self.log.append(now, head, &[&payload[digits.end..]], Audience::Everyone);
-            }
-            Route::Client { client, rewritten_d } => {
-                let tail = [&payload[digits.end..data_at.start], &rewritten_d, &payload[data_at.end..]];
-                self.log.append(now, head, &tail, Audience::One(client));
-            }
-            Route::Nobody => {}
-        }
-        if self.guilds_due.is_some() {
-            if name == b"GUILD_CREATE" {
-                self.guilds_due = Some(now + GUILDS_SILENCE_MAX);
-            }
-            self.seat_waiting_clients_when_settled(now);
-        }
     }
 
-    fn before_change(&mut self, guild: GuildId) {
-        for seat in &mut self.seats {
-            seat.before_change(&self.cache, guild);
+    /// Into the log, and on its way to the store.
+    fn keep(&mut self, now: Instant, index: u64, sequence: u64, head: &[u8], tail: &[&[u8]], audience: Audience) {
+        if let Some(journal) = &mut self.journal {
+            journal.push_dispatch(index, false, audience, head, tail);
+            self.gates.on_sequence(sequence, journal.mark);
         }
+        self.log.append(now, index, head, tail, audience);
     }
 
-    fn seat_waiting_clients_when_settled(&mut self, now: Instant) {
-        let Some(due) = self.guilds_due else { return };
-        let guilds_come = self.settings.upstream.intents & INTENT_GUILDS != 0;
-        if guilds_come && self.cache.counts().unavailable_guilds > 0 && now < due {
-            return;
+    /// Discord may have used up a number without a dispatch: RESUMED does.
+    fn follow_sequence(&mut self, now: Instant) {
+        let Some(sequence) = self.upstream.session().map(|it| it.sequence) else { return };
+        let index = self.base + sequence;
+        if index >= self.log.head() {
+            self.keep(now, index, sequence, b"", &[], Audience::Nobody);
         }
-        self.guilds_due = None;
-        self.seat_waiting_clients();
     }
 
     /// Whether clients that identify wait for READY until this is taken back.
-    pub fn hold_snapshots(&mut self, hold: bool) {
+    pub fn hold_snapshots(&mut self, now: Instant, hold: bool) {
         self.holds_snapshots = hold;
-        self.seat_waiting_clients();
-    }
-
-    fn seat_waiting_clients(&mut self) {
-        if !self.is_settled() || self.holds_snapshots {
-            return;
-        }
-        for seat in &mut self.seats {
-            if matches!(seat.phase, Phase::Waiting) {
-                seat.begin(&self.cache, &self.log, &self.settings.externally_accessible_url);
-                self.snapshots += 1;
-            }
-        }
+        self.settle(now);
     }
 
     /// Why clients are not served as they should be; `None` when they are.
     fn unready(&self) -> Option<String> {
         let waits = self.upstream.waits_for().map(str::to_owned);
         let stopped = self.upstream.stopped().map(|code| format!("fatally closed by Discord with {}", code.0));
+        let restoring = self.restoring.is_some().then(|| "reads its state back".to_owned());
         let guilds = (!self.is_settled()).then(|| "receives its guilds".to_owned());
-        stopped.or(waits).or(guilds)
-    }
-
-    // ---- the clients' side
-
-    /// A client has identified. `entropy` makes its session id unguessable. `None`: no seat is free.
-    pub fn identify(&mut self, identify: &Identify, entropy: [u8; 12]) -> Option<SeatKey> {
-        if self.seats.len() >= SEATS_MAX && !self.end_longest_left() {
-            return None;
-        }
-        let key = SeatKey(self.next_key);
-        self.next_key += 1;
-        let id = session_id(self.settings.upstream.shard.0, entropy);
-        let shard = identify.shard_or_default();
-        let wants_guilds = identify.intents & self.settings.upstream.intents & INTENT_GUILDS != 0;
-        let mut seat = Seat::new(key, id, shard, wants_guilds);
-        if self.is_settled() && !self.holds_snapshots {
-            seat.begin(&self.cache, &self.log, &self.settings.externally_accessible_url);
-            self.snapshots += 1;
-        }
-        self.seats.push(seat);
-        Some(key)
-    }
-
-    /// A client comes back: the cursor goes behind `resume.seq`. A connection that still held the session loses it.
-    pub fn resume(&mut self, resume: &Resume) -> Result<SeatKey, ResumeRefused> {
-        let result = self.try_resume(resume);
-        match result {
-            Ok(_) => self.resumes += 1,
-            Err(_) => self.resumes_refused += 1,
-        }
-        result
-    }
-
-    fn try_resume(&mut self, resume: &Resume) -> Result<SeatKey, ResumeRefused> {
-        let at =
-            self.seats.iter().position(|it| it.session_id == resume.session_id).ok_or(ResumeRefused::InvalidSession)?;
-        let seat = &mut self.seats[at];
-        if resume.seq > seat.last_sequence() {
-            return Err(ResumeRefused::InvalidSeq);
-        }
-        if !seat.rewind(resume.seq, &self.log) {
-            if seat.connected {
-                let key = seat.key;
-                self.actions.push_back(Action::Disconnect(key, CloseCode::UNKNOWN_ERROR));
-            }
-            self.remove(at);
-            return Err(ResumeRefused::InvalidSession);
-        }
-        let seat = &mut self.seats[at];
-        seat.connected = true;
-        seat.left_at = None;
-        Ok(seat.key)
-    }
-
-    /// The client's connection is gone. `ended`: its session too (it closed with 1000 or 1001).
-    pub fn leave(&mut self, now: Instant, key: SeatKey, ended: bool) {
-        let Some(at) = self.seat_at(key) else { return };
-        let seat = &mut self.seats[at];
-        // What was not read to the end of its snapshot cannot be resumed: there is nothing to keep.
-        if ended || !matches!(seat.phase, Phase::Following { .. }) {
-            self.remove(at);
-            return;
-        }
-        seat.connected = false;
-        seat.left_at = Some(now);
-    }
-
-    /// A client's op 3, 4, 8, 31 or 43, to go to Discord under the shard's budget.
-    pub fn on_command(&mut self, now: Instant, key: SeatKey, command: Command) -> Result<(), Refused> {
-        let pushed = self.commands.push(key.0, command, now);
-        self.commands_refused += u64::from(pushed.is_err());
-        pushed
-    }
-
-    /// Sends what the client has not got, up to `room` bytes.
-    pub fn pump(&mut self, key: SeatKey, encoder: &mut Encoder, out: &mut Vec<u8>, room: usize) -> Pumped {
-        let Some(at) = self.seat_at(key) else { return Pumped::Current };
-        let seat = &mut self.seats[at];
-        let had_snapshot = matches!(seat.phase, Phase::Snapshot(_));
-        let pumped = seat.pump(&self.cache, &self.log, encoder, out, room);
-        if had_snapshot && !matches!(seat.phase, Phase::Snapshot(_)) {
-            self.snapshots -= 1;
-        }
-        if pumped == Pumped::FellOff {
-            self.lagging_closes += 1;
-            self.remove(at);
-        }
-        pumped
-    }
-
-    /// Whether the client has something to be sent.
-    pub fn has_more(&self, key: SeatKey) -> bool {
-        self.seat_at(key).is_some_and(|at| self.seats[at].has_more(&self.log))
-    }
-
-    /// Bytes of dispatches that the client has not been sent.
-    pub fn lag_bytes(&self, key: SeatKey) -> u64 {
-        self.seat_at(key).map_or(0, |at| self.log.bytes_from(self.seats[at].cursor))
-    }
-
-    /// The client is too slow: its connection is closed, its session waits for RESUME.
-    pub fn on_lagging(&mut self, now: Instant, key: SeatKey) {
-        self.lagging_closes += 1;
-        self.leave(now, key, false);
-    }
-
-    /// Session id and connectedness, for log lines.
-    pub fn session_id(&self, key: SeatKey) -> Option<&str> {
-        self.seat_at(key).map(|at| self.seats[at].session_id.as_str())
+        stopped.or(waits).or(restoring).or(guilds)
     }
 
     // ---- time and output
 
     pub fn due(&self) -> Option<Instant> {
-        [self.upstream.due(), self.commands.due(), self.guilds_due].into_iter().flatten().min()
+        let commands = if self.held.is_none() { self.commands.due() } else { None };
+        let restoring = self.restoring.as_ref().and_then(Restoring::due);
+        [self.upstream.due(), commands, self.settling_due(), restoring, self.seeking_due].into_iter().flatten().min()
     }
 
     pub fn on_timeout(&mut self, now: Instant) {
         if self.upstream.due().is_some_and(|it| now >= it) {
             self.upstream.on_timeout(now);
         }
-        self.seat_waiting_clients_when_settled(now);
+        if self.restoring.as_ref().and_then(Restoring::due).is_some_and(|it| now >= it) {
+            self.go_on_restoring(now);
+        }
+        if self.seeking_due.is_some_and(|it| now >= it) {
+            self.give_up_seeking(now);
+        }
+        self.settle(now);
     }
 
     /// The next thing to do; `None` when there is nothing at `now`.
@@ -445,36 +399,23 @@ impl Shard {
             && !self.stopped_said
         {
             self.stopped_said = true;
+            self.dismiss_all(now, code);
             return Some(Action::Stopped(code));
         }
         if let Some(action) = self.actions.pop_front() {
             return Some(action);
         }
-        self.commands.poll(now).map(Action::Send)
+        self.next_command(now).map(Action::Send)
+    }
+
+    /// Whether `poll` has something for the clients or the store: pumping may have asked for it.
+    pub fn has_actions(&self) -> bool {
+        !self.actions.is_empty()
     }
 
     /// Ends the conversation with Discord, keeping its session or (1000) not.
     pub fn shut_down(&mut self, code: CloseCode) {
         self.upstream.shut_down(code);
-    }
-
-    /// Gives the oldest segment of the log back. Sessions whose clients left and whose next dispatch was in it are over.
-    pub(crate) fn drop_oldest(&mut self) -> bool {
-        if !self.log.drop_oldest() {
-            return false;
-        }
-        let tail = self.log.tail();
-        let mut at = 0;
-        while at < self.seats.len() {
-            let seat = &mut self.seats[at];
-            if !seat.connected && seat.cursor < tail && matches!(seat.phase, Phase::Following { .. }) {
-                self.remove(at);
-                continue;
-            }
-            seat.forget_before(tail);
-            at += 1;
-        }
-        true
     }
 
     /// The stored JSON of an object, for the pages: a guild as its GUILD_CREATE would be now. `None` if it is not known here.
@@ -510,54 +451,14 @@ impl Shard {
             identifies: counts.identifies,
             upstream_resumes: counts.resumes,
             repeated: counts.repeated,
+            sequence_gaps: counts.sequence_gaps,
+            known_gaps: self.known_gaps,
+            log_reads: self.log_reads,
             close_codes: counts.closes.clone(),
             commands_queued: self.commands.queued(),
             commands_refused: self.commands_refused,
         }
     }
-
-    fn seat_at(&self, key: SeatKey) -> Option<usize> {
-        self.seats.binary_search_by_key(&key, |it| it.key).ok()
-    }
-
-    fn remove(&mut self, at: usize) {
-        let seat = self.seats.remove(at);
-        if matches!(seat.phase, Phase::Snapshot(_)) {
-            self.snapshots -= 1;
-        }
-        self.commands.drop_client(seat.key.0);
-    }
-
-    fn end_longest_left(&mut self) -> bool {
-        let longest = self.seats.iter().enumerate().filter(|(_, it)| !it.connected).min_by_key(|(_, it)| it.left_at);
-        match longest.map(|(at, _)| at) {
-            Some(at) => {
-                self.remove(at);
-                true
-            }
-            None => false,
-        }
-    }
-}
-
-/// 32 hex digits, as Discord's: 96 random bits, and the shard's number hidden under them, because RESUME names no shard.
-pub fn session_id(shard: u32, entropy: [u8; 12]) -> String {
-    let mask = u32::from_be_bytes([entropy[0], entropy[1], entropy[2], entropy[3]]);
-    let mut id = format!("{:08x}", shard ^ mask);
-    for byte in entropy {
-        id.push_str(&format!("{byte:02x}"));
-    }
-    id
-}
-
-/// The shard that gave this session id out; `None` if none can have.
-pub fn shard_of_session(id: &str) -> Option<u32> {
-    if id.len() != 32 || !id.is_ascii() {
-        return None;
-    }
-    let hidden = u32::from_str_radix(&id[..8], 16).ok()?;
-    let mask = u32::from_str_radix(&id[8..16], 16).ok()?;
-    Some(hidden ^ mask)
 }
 
 #[cfg(test)]

@@ -67,6 +67,12 @@ pub struct ShardReport {
     pub upstream_resumes: u64,
     /// Dispatches of Discord that repeated a sequence number, and were left out.
     pub repeated: u64,
+    /// How often Discord left numbers out between two dispatches.
+    pub sequence_gaps: u64,
+    /// How often Discord forgot the session: what happened meanwhile clients were told as a difference of state.
+    pub known_gaps: u64,
+    /// Segments of the log read back from the store.
+    pub log_reads: u64,
     /// Close codes of Discord, 0 where it gave none.
     pub close_codes: Vec<(u16, u64)>,
     /// Client commands waiting for the 120/60 s budget, and refused because a queue was full.

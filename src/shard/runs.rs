@@ -6,6 +6,11 @@
 
 use std::collections::VecDeque;
 
+use super::fields::{Fields, put_u32, put_u64};
+
+/// Interruptions remembered, 96 KiB. When there is one more, the oldest is forgotten: a RESUME from before it gets op 9.
+pub const RUNS_MAX: usize = 4096;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Run {
     first_sequence: u64,
@@ -22,7 +27,7 @@ pub struct Runs {
 impl Runs {
     /// The next dispatch delivered will carry `sequence`, and the first candidate for it is the one at `index`.
     pub fn begin(&mut self, sequence: u64, index: u64) {
-        self.runs.push_back(Run { first_sequence: sequence, first_index: index, count: 0 });
+        self.push(Run { first_sequence: sequence, first_index: index, count: 0 });
     }
 
     /// The dispatch at `index` was sent as `sequence`.
@@ -34,7 +39,7 @@ impl Runs {
             last.count += 1;
             return;
         }
-        self.runs.push_back(Run { first_sequence: sequence, first_index: index, count: 1 });
+        self.push(Run { first_sequence: sequence, first_index: index, count: 1 });
     }
 
     /// Where to go on after `sequence`: the first index that may hold what followed it. `None` when that is no longer
@@ -66,6 +71,44 @@ impl Runs {
         {
             self.runs.pop_front();
         }
+    }
+
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
+        put_u32(out, self.runs.len() as u32);
+        for run in &self.runs {
+            for value in [run.first_sequence, run.first_index, run.count] {
+                put_u64(out, value);
+            }
+        }
+    }
+
+    /// `None` unless sequences and indices rise as they must.
+    pub(super) fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        let count = fields.u32()? as usize;
+        if count > RUNS_MAX {
+            return None;
+        }
+        let mut runs: VecDeque<Run> = VecDeque::with_capacity(count);
+        for _ in 0..count {
+            let run = Run { first_sequence: fields.u64()?, first_index: fields.u64()?, count: fields.u64()? };
+            run.first_sequence.checked_add(run.count)?;
+            run.first_index.checked_add(run.count)?;
+            if let Some(last) = runs.back()
+                && (run.first_sequence < last.first_sequence + last.count
+                    || run.first_index < last.first_index + last.count)
+            {
+                return None;
+            }
+            runs.push_back(run);
+        }
+        Some(Self { runs })
+    }
+
+    fn push(&mut self, run: Run) {
+        if self.runs.len() >= RUNS_MAX {
+            self.runs.pop_front();
+        }
+        self.runs.push_back(run);
     }
 
     /// Interruptions remembered.
@@ -104,6 +147,15 @@ mod tests {
         assert_eq!(runs.index_after(5), Some(3));
     }
 
+    #[test]
+    fn one_interruption_too_many_pushes_out_the_oldest() {
+        let mut runs = Runs::default();
+        for n in 0..=RUNS_MAX as u64 {
+            runs.on_sent(n + 1, 2 * n);
+        }
+        assert_eq!((runs.len(), runs.index_after(0), runs.index_after(1)), (RUNS_MAX, None, Some(2)));
+    }
+
     proptest! {
         /// `steps`: true delivers the dispatch at the next index, false skips it; `private` numbers come in between.
         #[test]
@@ -136,6 +188,9 @@ mod tests {
             let resume_at = runs.index_after(confirmed);
             runs.rewind(confirmed);
             prop_assert_eq!(runs.index_after(confirmed), resume_at);
+            let mut stored = Vec::new();
+            runs.put(&mut stored);
+            prop_assert_eq!(Runs::read(&mut Fields(&stored)), Some(runs));
         }
     }
 }

@@ -1,10 +1,14 @@
 //! The shard, its seats and the group by example: Discord is a line of payloads, a client is what it has been sent.
 
+use super::epoch::{GUILDS_SILENCE_MAX, INTENT_GUILDS};
 use super::group::{Group, LogBudget};
 use super::log::SEGMENT_BYTES;
 use super::pressure::Pressure;
+use super::seat::Pumped;
 use super::*;
 use crate::session::payload::{self, ClientPayload, Token};
+use crate::session::payload::{Command, Identify, Resume};
+use crate::wire::encode::Encoder;
 use crate::wire::{Compression, Deframer, Message, Role, ShardId};
 
 const HELLO: &str = r#"{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":41250}}"#;
@@ -122,7 +126,7 @@ impl Client {
     /// A new connection that takes the session up again behind `seq`.
     fn resume(shard: &mut Shard, session: &str, seq: u64) -> Result<Self, ResumeRefused> {
         let resume = Resume { token: Token("secret".to_owned()), session_id: session.to_owned(), seq };
-        shard.resume(&resume).map(Self::on)
+        shard.resume(start(), &resume).map(Self::on)
     }
 
     fn session(&self, shard: &Shard) -> String {
@@ -187,22 +191,88 @@ fn a_guild_that_changes_before_it_was_sent_is_sent_as_it_was() {
     assert_eq!(shard.snapshots, 0);
 }
 
+/// Discord says that the session is gone; the shard connects again and is about to get READY.
+fn forgotten(shard: &mut Shard, now: Instant) -> Instant {
+    say(shard, now, r#"{"t":null,"s":null,"op":9,"d":false}"#);
+    actions(shard, now);
+    let later = shard.due().unwrap();
+    connect(shard, later);
+    later
+}
+
 #[test]
-fn a_ready_during_a_snapshot_ends_the_session_and_the_next_one_is_whole() {
+fn a_ready_during_a_snapshot_leaves_the_client_its_snapshot_and_tells_it_the_difference() {
     let now = start();
     let mut shard = live(now, &[10, 11]);
     let mut client = Client::identify(&mut shard);
     client.pump_within(&mut shard, 1);
-    say(&mut shard, now, r#"{"t":null,"s":null,"op":9,"d":false}"#);
-    actions(&mut shard, now);
-    let later = shard.due().unwrap();
-    connect(&mut shard, later);
-    say(&mut shard, later, &ready(&[12]));
-    assert!(actions(&mut shard, later).contains(&Action::InvalidSession(client.key)));
-    assert_eq!((shard.snapshots, client.pump(&mut shard).len()), (0, 0));
-    let mut again = Client::identify(&mut shard);
+    let later = forgotten(&mut shard, now);
+    say(&mut shard, later, &ready(&[12, 11]));
+    assert_eq!(actions(&mut shard, later), []);
+    assert_eq!(client.pump(&mut shard), ["2 GUILD_CREATE old", "3 GUILD_CREATE old", "4 GUILD_DELETE"]);
+    let mut other = Client::identify(&mut shard);
     say(&mut shard, later, &guild(2, 12));
-    assert_eq!(again.pump(&mut shard), ["1 READY", "2 GUILD_CREATE old"]);
+    assert_eq!(client.pump(&mut shard), ["5 GUILD_CREATE old"]);
+    assert_eq!(other.pump(&mut shard), [] as [&str; 0]);
+    say(&mut shard, later, &guild(3, 11));
+    assert_eq!(client.pump(&mut shard), [] as [&str; 0], "it is as it was");
+    assert_eq!(other.pump(&mut shard), ["1 READY", "2 GUILD_CREATE old", "3 GUILD_CREATE old"]);
+    assert_eq!((shard.snapshots, shard.report(later).known_gaps), (0, 1));
+}
+
+#[test]
+fn a_guild_that_changed_while_discord_forgot_comes_behind_an_outage_also_to_who_was_away() {
+    let now = start();
+    let mut shard = live(now, &[10, 11]);
+    let (mut near, mut away) = (Client::identify(&mut shard), Client::identify(&mut shard));
+    let session = away.session(&shard);
+    near.pump(&mut shard);
+    away.pump(&mut shard);
+    shard.leave(now, away.key, false);
+    let later = forgotten(&mut shard, now);
+    say(&mut shard, later, &ready(&[10, 11]));
+    say(&mut shard, later, r#"{"t":"GUILD_CREATE","s":2,"op":0,"d":{"id":"10","unavailable":false,"name":"new"}}"#);
+    say(&mut shard, later, &guild(3, 11));
+    say(&mut shard, later, &message(4, "live"));
+    assert_eq!(near.pump(&mut shard), ["4 GUILD_DELETE", "5 GUILD_CREATE new", "6 MESSAGE_CREATE live"]);
+    let mut away = Client::resume(&mut shard, &session, 3).unwrap();
+    assert_eq!(away.pump(&mut shard), ["4 GUILD_DELETE", "5 GUILD_CREATE new", "6 MESSAGE_CREATE live", "7 RESUMED"]);
+}
+
+#[test]
+fn a_known_guild_that_discord_does_not_send_again_is_in_an_outage() {
+    let now = start();
+    let mut shard = live(now, &[10, 11]);
+    let mut client = Client::identify(&mut shard);
+    client.pump(&mut shard);
+    let later = forgotten(&mut shard, now);
+    say(&mut shard, later, &ready(&[10, 11]));
+    say(&mut shard, later, &guild(2, 11));
+    assert!(!shard.is_settled());
+    shard.on_timeout(later + GUILDS_SILENCE_MAX);
+    assert!(shard.is_settled());
+    assert_eq!(client.pump(&mut shard), ["4 GUILD_DELETE"]);
+    say(&mut shard, later, &message(3, "live"));
+    say(&mut shard, later, &guild(4, 10));
+    assert_eq!(client.pump(&mut shard), ["5 MESSAGE_CREATE live", "6 GUILD_CREATE old"]);
+}
+
+#[test]
+fn what_a_slow_client_makes_us_write_down_is_bounded() {
+    let now = start();
+    let mut shard = live(now, &[10, 11, 12]);
+    let large = "x".repeat(seat::RENDERED_BYTES_MAX);
+    for (s, id) in [(5, 10), (6, 11), (7, 12)] {
+        let update = format!(r#"{{"t":"GUILD_UPDATE","s":{s},"op":0,"d":{{"id":"{id}","name":"{large}"}}}}"#);
+        say(&mut shard, now, &update);
+    }
+    let mut client = Client::identify(&mut shard);
+    client.pump_within(&mut shard, 1);
+    say(&mut shard, now, r#"{"t":"GUILD_DELETE","s":8,"op":0,"d":{"id":"10"}}"#);
+    assert_eq!(actions(&mut shard, now), []);
+    say(&mut shard, now, r#"{"t":"GUILD_DELETE","s":9,"op":0,"d":{"id":"11"}}"#);
+    assert_eq!(actions(&mut shard, now), [Action::Disconnect(client.key, CloseCode::UNKNOWN_ERROR)]);
+    assert_eq!((shard.snapshots, shard.report(now).sessions), (0, 0));
 }
 
 #[test]
@@ -320,13 +390,13 @@ fn when_seats_are_full_the_one_that_left_longest_ago_ends() {
     let now = start();
     let mut shard = live(now, &[]);
     let mut clients: Vec<_> = (0..SEATS_MAX).map(|_| Client::identify(&mut shard)).collect();
-    assert_eq!(shard.identify(&identify(), [1; 12]), None, "all of them are connected");
+    assert_eq!(shard.identify(&identify(), [1; 12]), Err(IdentifyRefused::Full), "all of them are connected");
     for client in &mut clients {
         client.pump(&mut shard);
     }
     shard.leave(now + secs(2), clients[5].key, false);
     shard.leave(now + secs(1), clients[9].key, false);
-    assert!(shard.identify(&identify(), [1; 12]).is_some());
+    assert!(shard.identify(&identify(), [1; 12]).is_ok());
     assert!(shard.session_id(clients[5].key).is_some());
     assert!(shard.session_id(clients[9].key).is_none());
 }
@@ -343,20 +413,16 @@ fn a_session_that_its_client_ended_is_gone() {
 }
 
 #[test]
-fn a_session_that_a_new_ready_ends_takes_its_commands_with_it() {
+fn commands_of_a_client_that_stays_go_to_the_new_session() {
     let now = start();
     let mut shard = live(now, &[]);
     let mut client = Client::identify(&mut shard);
     client.pump(&mut shard);
-    say(&mut shard, now, r#"{"t":null,"s":null,"op":9,"d":false}"#);
-    actions(&mut shard, now);
-    shard.on_command(now, client.key, command(r#"{"op":4,"d":{"guild_id":"1","channel_id":null}}"#)).unwrap();
-    assert_eq!(shard.report(now).commands_queued, 1);
-    let later = shard.due().unwrap();
-    connect(&mut shard, later);
+    let later = forgotten(&mut shard, now);
+    shard.on_command(later, client.key, command(r#"{"op":4,"d":{"guild_id":"1","channel_id":null}}"#)).unwrap();
+    assert_eq!(shard.report(later).commands_queued, 1);
     say(&mut shard, later, &ready(&[]));
-    assert_eq!(actions(&mut shard, later), [Action::InvalidSession(client.key)]);
-    assert_eq!(shard.report(later).commands_queued, 0);
+    assert!(matches!(&actions(&mut shard, later)[..], [Action::Send(sent)] if sent.starts_with(br#"{"op":4"#)));
 }
 
 #[test]
@@ -379,12 +445,18 @@ fn commands_wait_while_the_upstream_session_is_not_live() {
 }
 
 #[test]
-fn a_fatal_close_is_said_once() {
+fn a_fatal_close_is_said_once_and_clients_are_closed_alike() {
     let now = start();
     let mut shard = live(now, &[]);
-    shard.on_closed(now, Some(CloseCode::DISALLOWED_INTENTS));
-    assert_eq!(actions(&mut shard, now), [Action::Stopped(CloseCode::DISALLOWED_INTENTS)]);
+    let mut client = Client::identify(&mut shard);
+    client.pump(&mut shard);
+    let session = client.session(&shard);
+    let code = CloseCode::DISALLOWED_INTENTS;
+    shard.on_closed(now, Some(code));
+    assert_eq!(actions(&mut shard, now), [Action::Stopped(code), Action::Disconnect(client.key, code)]);
     assert_eq!(actions(&mut shard, now), []);
+    assert_eq!(shard.identify(&identify(), [1; 12]), Err(IdentifyRefused::Stopped(code)));
+    assert_eq!(Client::resume(&mut shard, &session, 1).err(), Some(ResumeRefused::Stopped(code)));
 }
 
 #[test]
@@ -426,7 +498,7 @@ fn what_is_older_than_its_time_is_given_back() {
     group.trim_by_age(now + KEEP);
     assert_eq!(group.shards[0].log().tail(), 0);
     group.trim_by_age(now + KEEP + secs(1));
-    assert_eq!((group.shards[0].log().tail(), group.shards[0].log().head()), (1, 2));
+    assert_eq!((group.shards[0].log().tail(), group.shards[0].log().head()), (3, 4));
     assert_eq!(group.dropped_early(), 0);
 }
 
@@ -435,13 +507,13 @@ fn over_the_budget_the_oldest_segment_of_all_shards_goes_first() {
     let now = start();
     let mut group = group(now, 4 * SEGMENT_BYTES);
     for (n, shard) in [(0, 1), (1, 0), (2, 1), (3, 0), (4, 0)] {
-        let s = 2 + group.shards[shard].log().head();
+        let s = group.shards[shard].log().head();
         say(&mut group.shards[shard], now + secs(n), &large(s));
         group.trim_to_budget();
         assert!(group.log_bytes() <= 4 * SEGMENT_BYTES);
     }
     // Three fit, since each is a little larger than a segment: the first two went, one of each shard.
-    assert_eq!([group.shards[0].log().tail(), group.shards[1].log().tail()], [1, 1]);
+    assert_eq!([group.shards[0].log().tail(), group.shards[1].log().tail()], [3, 3]);
     assert_eq!(group.dropped_early(), 2);
 }
 
@@ -491,12 +563,12 @@ fn while_snapshots_are_held_who_identifies_waits_and_who_resumes_does_not() {
     assert_eq!(early.pump(&mut shard), ["1 READY", "2 GUILD_CREATE old"]);
     let session = early.session(&shard);
     shard.leave(now, early.key, false);
-    shard.hold_snapshots(true);
+    shard.hold_snapshots(now, true);
     let mut late = Client::identify(&mut shard);
     assert_eq!(late.pump(&mut shard), Vec::<String>::new());
     let mut early = Client::resume(&mut shard, &session, 2).unwrap();
     assert_eq!(early.pump(&mut shard), ["3 RESUMED"]);
-    shard.hold_snapshots(false);
+    shard.hold_snapshots(now, false);
     assert_eq!(late.pump(&mut shard), ["1 READY", "2 GUILD_CREATE old"]);
 }
 
@@ -517,11 +589,11 @@ fn logs_shrink_while_memory_is_short_and_grow_again_after() {
     };
     assert!(fill(&mut group) > bytes / 2);
     for (pressure, part) in [(Pressure::Shrink, 2), (Pressure::Shed, 4), (Pressure::Full, 16)] {
-        group.set_pressure(pressure);
+        group.set_pressure(now, pressure);
         assert!(group.log_bytes() <= bytes / part, "{pressure:?}");
         let held = fill(&mut group);
         assert!(held <= bytes / part && held > bytes / part / 2, "{pressure:?}: {held}");
     }
-    group.set_pressure(Pressure::None);
+    group.set_pressure(now, Pressure::None);
     assert!(fill(&mut group) > bytes / 2);
 }

@@ -16,14 +16,14 @@ pub struct Client {
     /// From READY; kept over connections for RESUME.
     pub session_id: Option<String>,
     pub last_sequence: u64,
-    /// How often upstream had begun a session when this one began.
-    pub epoch: u64,
     /// READY's guilds that have not come yet.
     guilds_due: Vec<String>,
     /// Those that were answered with an outage: Discord had not sent them, and will.
     unavailable: Vec<String>,
     got_ready: bool,
     pub last_message: Option<u64>,
+    /// Discord's session of that message: between two of them messages are lost, and that is known.
+    pub message_session: Option<u64>,
     /// The number that the first message after the snapshot must have.
     pub first_message: Option<u64>,
     pub versions: [Option<u64>; GUILDS],
@@ -43,11 +43,11 @@ impl Client {
             deframer: Deframer::new(Role::Client, 1 << 20),
             session_id: None,
             last_sequence: 0,
-            epoch: 0,
             guilds_due: Vec::new(),
             unavailable: Vec::new(),
             got_ready: false,
             last_message: None,
+            message_session: None,
             first_message: None,
             versions: [None; GUILDS],
             resuming: false,
@@ -121,11 +121,16 @@ impl Client {
                 let id = take(&mut self.guilds_due, &d["id"]).or_else(|| take(&mut self.unavailable, &d["id"]));
                 assert!(id.is_some(), "a guild came twice, or was not in READY");
                 assert_eq!(d["unavailable"], false);
-                self.versions[guild_of(&d["id"])] = d["version"].as_u64();
+                let (guild, version) = (guild_of(&d["id"]), d["version"].as_u64());
+                assert!(version >= self.versions[guild], "client {}: guild {guild} goes back", self.number);
+                self.versions[guild] = version;
             }
             "GUILD_DELETE" => {
                 assert_eq!(d["unavailable"], true);
-                let id = take(&mut self.guilds_due, &d["id"]).expect("only a guild of READY is announced as not there");
+                // Not there yet, or not as it was when Discord forgot the session: it comes again.
+                let id = d["id"].as_str().unwrap().to_owned();
+                take(&mut self.guilds_due, &d["id"]);
+                assert!(!self.unavailable.contains(&id), "an outage in an outage");
                 self.unavailable.push(id);
             }
             _ => {
@@ -143,7 +148,12 @@ impl Client {
             }
             "MESSAGE_CREATE" => {
                 let n = d["n"].as_u64().unwrap();
-                if let Some(expected) = self.last_message.map(|it| it + 1).or(self.first_message) {
+                let session = d["session"].as_u64();
+                let is_known_gap = self.message_session.is_some_and(|it| Some(it) != session);
+                self.message_session = session;
+                if is_known_gap {
+                    assert!(Some(n) > self.last_message);
+                } else if let Some(expected) = self.last_message.map(|it| it + 1).or(self.first_message) {
                     assert_eq!(n, expected, "client {}: message lost, doubled or out of order", self.number);
                 }
                 self.last_message = Some(n);

@@ -36,6 +36,8 @@ pub struct Discord {
     next_session: u64,
     /// Messages so far; each carries its number.
     pub messages: u64,
+    /// Messages before the session of now began: whoever misses some of these knows of a gap.
+    pub messages_before: u64,
     /// How often each guild was updated.
     pub versions: [u64; GUILDS],
     pub identifies: u64,
@@ -55,6 +57,7 @@ impl Discord {
             connection: Connection::Dead,
             next_session: 1,
             messages: 0,
+            messages_before: 0,
             versions: [0; GUILDS],
             identifies: 0,
             sessions_taken: 1,
@@ -131,6 +134,7 @@ impl Discord {
             self.sessions_taken += 1;
         }
         self.ready_arrived = false;
+        self.messages_before = self.messages;
         let id = format!("upstream-{}", self.next_session);
         self.next_session += 1;
         self.session = Some(Session { id: id.clone(), sequence: 0, buffer: Vec::new() });
@@ -173,7 +177,7 @@ impl Discord {
 
     pub fn message(&mut self) -> Vec<Out> {
         self.messages += 1;
-        let d = json!({"guild_id": guild_id(0), "n": self.messages, "content": r#"{"t":"READY","s":1,"op":0}"#});
+        let d = json!({"guild_id": guild_id(0), "n": self.messages, "session": self.next_session, "content": r#"{"t":"READY","s":1,"op":0}"#});
         self.dispatch("MESSAGE_CREATE", &d)
     }
 

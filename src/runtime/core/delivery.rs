@@ -52,7 +52,7 @@ impl<N: Net> Core<N> {
             return Fate::Stays;
         }
         match self.group.shards[shard].pump(key, &mut client.encoder, self.net.queue(token), room) {
-            Pumped::Current => Fate::Stays,
+            Pumped::Current | Pumped::Reading => Fate::Stays,
             Pumped::Full => {
                 self.note_blocked(now, token, client);
                 Fate::Stays

@@ -2,12 +2,16 @@
 //!
 //! A turn: enter the kernel once, hand what arrived to the state machines, do what they ask, pump clients whose shard has
 //! something new, sleep. It decides nothing about sessions; it owns tokens, timers and buffers. This file is the loop, the timers and
-//! the end; `upstream` is Discord's side, `clients` their connections, `seating` how they come to a session, `delivery` what they are sent.
+//! the end; `upstream` is Discord's side, `clients` their connections, `seating` how they come to a session, `delivery` what they are sent,
+//! `keeping` what is stored.
 
 mod clients;
 mod delivery;
+mod keeping;
 mod seating;
 mod upstream;
+
+pub use self::keeping::Keeping;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -53,6 +57,7 @@ enum Timer {
     Tick,
     Shard(usize),
     Client(Token),
+    Keeping,
 }
 
 /// One shard's place on this core. `clients` is sorted by nothing; a shard has few.
@@ -89,6 +94,7 @@ pub struct Core<N: Net> {
     draining: Option<Draining>,
     /// Upgrades answered 503 because memory was used up.
     upgrades_refused: u64,
+    keeping: Keeping,
 }
 
 /// Whether a client's connection goes on.
@@ -107,6 +113,7 @@ pub struct Parts<N: Net> {
     pub mail: mpsc::Receiver<ToCore>,
     pub control: mpsc::Sender<ToControl>,
     pub peers: Vec<CoreSender>,
+    pub keeping: Keeping,
     pub seed: u64,
 }
 
@@ -130,6 +137,7 @@ impl<N: Net> Core<N> {
             turned_away: TurnedAway::default(),
             draining: None,
             upgrades_refused: 0,
+            keeping: parts.keeping,
         }
     }
 
@@ -149,8 +157,10 @@ impl<N: Net> Core<N> {
             }
             self.run_timers(now);
             self.pump_dirty(now);
+            self.keep(now);
             if let Some(draining) = &self.draining
                 && (self.net.is_empty() || now >= draining.until)
+                && self.end_keeping(now)
             {
                 let _ = self.control.send(ToControl::Drained { core: self.index });
                 return Ok(());
@@ -234,6 +244,7 @@ impl<N: Net> Core<N> {
                     log_dropped_early: self.group.dropped_early(),
                     upgrades_refused: self.upgrades_refused,
                     shards: self.group.shards.iter().map(|it| it.report(now)).collect(),
+                    store: self.keeping.report(),
                 };
                 // Whoever asked may have given up waiting.
                 let _ = reply.send(report);
@@ -252,12 +263,43 @@ impl<N: Net> Core<N> {
                 self.drain(now, upstream_close, within);
             }
             ToCore::Pressure(pressure) => {
-                self.group.set_pressure(pressure);
+                self.group.set_pressure(now, pressure);
                 // Those that were held back may have their READY now.
                 for at in 0..self.places.len() {
                     self.mark_dirty(at);
                 }
             }
+            ToCore::StoreWritten(batch) => self.on_store_written(now, batch),
+            ToCore::StoreSegment { shard, index, segment } => {
+                if let Some(at) = self.place_of(shard) {
+                    self.on_store_segment(now, at, index, segment);
+                }
+            }
+            ToCore::StoreState { shard, blob } => {
+                if let Some(at) = self.place_of(shard) {
+                    self.on_store_state(at, &blob);
+                }
+            }
+            ToCore::StoreStateLost { shard } => {
+                if let Some(at) = self.place_of(shard) {
+                    self.on_store_state_lost(now, at);
+                }
+            }
+            ToCore::StoreStateComplete { shard } => {
+                if let Some(at) = self.place_of(shard) {
+                    self.on_store_state_complete(now, at);
+                }
+            }
+            ToCore::StoreTail { shard, tail } => {
+                if let Some(at) = self.place_of(shard) {
+                    self.on_store_tail(now, at, tail);
+                }
+            }
+            ToCore::StoreRotate { wal } => self.on_store_rotate(now, wal),
+            ToCore::StoreLost => self.on_store_lost(now),
+            ToCore::StoreBegin { generation } => self.on_store_begin(now, generation),
+            ToCore::StoreEnded => self.on_store_ended(),
+            ToCore::StoreReport(report) => self.keeping.set_report(*report),
         }
     }
 
@@ -286,6 +328,7 @@ impl<N: Net> Core<N> {
                     client.armed = None;
                     core.on_client_timeout(now, token, client)
                 }),
+                Timer::Keeping => self.on_keeping_timeout(now, due),
                 Timer::Shard(_) => {}
             }
         }
@@ -293,6 +336,7 @@ impl<N: Net> Core<N> {
 
     fn on_tick(&mut self, now: Instant) {
         self.group.trim_by_age(now);
+        self.keep_by_age(now);
         for token in self.conns.blocked() {
             self.with_client(token, |core, client| core.on_blocked_tick(now, token, client));
         }

@@ -64,25 +64,23 @@ impl<N: Net> Core<N> {
                         "No randomness for a session id.",
                     );
                 }
-                let Some(key) = shard.identify(&identify, entropy) else {
-                    return self.dismiss(
-                        now,
-                        token,
-                        client,
-                        CloseCode::RATE_LIMITED,
-                        "Too many sessions on this shard.",
-                    );
+                let key = match shard.identify(&identify, entropy) {
+                    Ok(key) => key,
+                    Err(refused) => return self.dismiss(now, token, client, refused.close_code(), refused.reason()),
                 };
                 info!(shard = id, session = shard.session_id(key).unwrap_or(""), "client identified");
                 key
             }
-            Request::Resume(resume) => match shard.resume(&resume) {
+            Request::Resume(resume) => match shard.resume(now, &resume) {
                 Ok(key) => {
                     info!(shard = id, session = resume.session_id, seq = resume.seq, "client resumed");
                     key
                 }
                 Err(ResumeRefused::InvalidSeq) => {
                     return self.dismiss(now, token, client, CloseCode::INVALID_SEQ, "Invalid seq.");
+                }
+                Err(ResumeRefused::Stopped(code)) => {
+                    return self.dismiss(now, token, client, code, "Discord refused this shard.");
                 }
                 Err(ResumeRefused::InvalidSession) => {
                     info!(

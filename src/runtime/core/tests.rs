@@ -128,6 +128,7 @@ fn core(now: Instant) -> (Core<Stage>, mpsc::Receiver<ToControl>) {
         mail: mpsc::channel().1,
         control,
         peers: Vec::new(),
+        keeping: Keeping::new(None, None),
         seed: 1,
     };
     (Core::new(parts), mail_of_control)

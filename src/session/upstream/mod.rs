@@ -36,6 +36,8 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 /// So many connections may break in a row over something unreadable while the session stands at one sequence number. The next
 /// time the session is given up: a replay that can never be read would be asked for again for ever.
 pub const BROKEN_MAX: u32 = 8;
+/// Discord's numbers rise by one. A jump beyond this is no gap but a broken connection: it is given up and resumed.
+const SEQUENCE_JUMP_MAX: u64 = 1 << 32;
 /// How often the resume host may fail in a row before the main host is tried in turn with it.
 const RESUME_HOST_FAILURES_MAX: u32 = 1;
 
@@ -85,17 +87,21 @@ pub struct UpstreamCounts {
     pub resumes: u64,
     /// Dispatches that came with a number already seen, and were left out.
     pub repeated: u64,
+    /// How often numbers were left out between two dispatches. RESUMED takes a number too, and one that came just before a crash may be
+    /// counted here.
+    pub sequence_gaps: u64,
     /// Close codes of Discord, 0 where none was given.
     pub closes: Vec<(u16, u64)>,
 }
 
-#[derive(Debug)]
-struct Session {
-    id: String,
+/// A session with Discord: what RESUME needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    pub id: String,
     /// Without query; the main URL when Discord gave none.
-    resume_url: String,
+    pub resume_url: String,
     /// The last sequence number received.
-    sequence: u64,
+    pub sequence: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,6 +160,8 @@ pub struct Upstream {
     resume_host_failures: u32,
     /// Connections that broke over something unreadable since the session's sequence last moved.
     broken: u32,
+    /// With a store: the sequence number that heartbeats acknowledge. `None`: the last one received.
+    acknowledged: Option<u64>,
     rng: fastrand::Rng,
     actions: VecDeque<UpstreamAction>,
     counts: UpstreamCounts,
@@ -185,10 +193,38 @@ impl Upstream {
             backoff: Backoff::new(fastrand::Rng::with_seed(seed ^ 1)),
             resume_host_failures: 0,
             broken: 0,
+            acknowledged: None,
             rng: fastrand::Rng::with_seed(seed),
             actions: VecDeque::new(),
             counts: UpstreamCounts::default(),
         }
+    }
+
+    /// Goes on with the session of a former process: the first connection is a RESUME.
+    pub fn restore(settings: UpstreamSettings, session: Session, seed: u64, now: Instant) -> Self {
+        Self { session: Some(session), ..Self::new(settings, seed, now) }
+    }
+
+    /// The session that Discord may still know.
+    pub fn session(&self) -> Option<&Session> {
+        self.session.as_ref()
+    }
+
+    /// Heartbeats acknowledge `sequence` at most: what a crash could lose again, Discord must keep for a RESUME. `None`: no limit.
+    pub fn acknowledge(&mut self, sequence: Option<u64>) {
+        self.acknowledged = sequence;
+    }
+
+    /// The session is of no use any more, since we have lost what belongs to it: IDENTIFY anew.
+    pub fn forget_session(&mut self, now: Instant) {
+        if self.session.take().is_none() || matches!(self.state, State::Stopped(_) | State::Ended) {
+            return;
+        }
+        if self.has_connection() {
+            self.actions.push_back(UpstreamAction::Close(CloseCode::RECONNECTING));
+        }
+        self.leave_connection();
+        self.state = State::Waiting { until: now };
     }
 
     pub fn status(&self) -> Status {
@@ -409,6 +445,11 @@ impl Upstream {
                 self.counts.repeated += 1;
                 return Received::Handled;
             }
+            if sequence - session.sequence > SEQUENCE_JUMP_MAX {
+                self.on_broken(now);
+                return Received::Handled;
+            }
+            self.counts.sequence_gaps += u64::from(sequence - session.sequence > 1);
             session.sequence = sequence;
             self.broken = 0;
         }
@@ -584,7 +625,10 @@ impl Upstream {
 
     fn send_heartbeat(&mut self) {
         let payload = match &self.session {
-            Some(session) => format!(r#"{{"op":1,"d":{}}}"#, session.sequence),
+            Some(session) => {
+                let sequence = self.acknowledged.map_or(session.sequence, |it| it.min(session.sequence));
+                format!(r#"{{"op":1,"d":{sequence}}}"#)
+            }
             None => r#"{"op":1,"d":null}"#.to_owned(),
         };
         self.actions.push_back(UpstreamAction::Send(payload.into_bytes()));
