@@ -122,7 +122,7 @@ fn a_new_process_that_dies_before_it_said_go_changes_nothing() {
         None,
     )
     .unwrap();
-    rustix::net::connect(&socket, &rustix::net::SocketAddrUnix::new(&dir.door()).unwrap()).unwrap();
+    rustix::net::connect(&socket, &rustix::net::SocketAddrUnix::new(dir.door()).unwrap()).unwrap();
     let line = Line::new(socket).unwrap();
     line.say(&Message::TakeOver { protocol: PROTOCOL, terms: terms(address) }, &[]).unwrap();
     let (_, descriptors) = line.hear(Patience::default().answer).unwrap().unwrap();
