@@ -25,16 +25,41 @@ const READING_MAX: usize = 32;
 const READ_MAX: Duration = Duration::from_secs(5);
 /// Pause after an `accept` that failed: out of file descriptors, most likely.
 const ACCEPT_RETRY: Duration = Duration::from_millis(200);
+/// How often an address is tried that another process has.
+const BIND_RETRY: Duration = Duration::from_millis(100);
 const NOT_HERE: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 37\r\nConnection: close\r\n\r\nNo gateway connections on this port.\n";
 
-/// Listens on `address` for as long as the process runs. Errs when it cannot be had.
-pub fn start(address: SocketAddr, control: mpsc::Sender<ToControl>) -> io::Result<()> {
-    let listener = TcpListener::bind(address)?;
-    info!(listen = %listener.local_addr()?, "operator's pages");
-    thread::Builder::new().name("admin".into()).spawn(move || accept(&listener, &control)).map(drop)
+/// Listens on `address` for as long as the process runs.
+///
+/// Errs when it cannot be had. One that `replaces` a running proxy takes the address as soon as that has ended.
+pub fn start(address: SocketAddr, replaces: bool, control: mpsc::Sender<ToControl>) -> io::Result<()> {
+    let bound = match TcpListener::bind(address) {
+        Err(error) if replaces && error.kind() == io::ErrorKind::AddrInUse => None,
+        bound => Some(bound?),
+    };
+    let serve = move || match bound.map_or_else(|| wait_for(address), Ok) {
+        Ok(listener) => accept(&listener, &control),
+        Err(error) => warn!(%error, %address, "admin_bind cannot be had: there are no operator's pages"),
+    };
+    thread::Builder::new().name("admin".into()).spawn(serve).map(drop)
+}
+
+/// Binds `address` once nobody else has it.
+fn wait_for(address: SocketAddr) -> io::Result<TcpListener> {
+    info!(%address, "admin_bind is still taken, most likely by the proxy that this one replaces");
+    loop {
+        thread::sleep(BIND_RETRY);
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            bound => return bound,
+        }
+    }
 }
 
 fn accept(listener: &TcpListener, control: &mpsc::Sender<ToControl>) {
+    if let Ok(address) = listener.local_addr() {
+        info!(listen = %address, "operator's pages");
+    }
     let reading = Arc::new(AtomicUsize::new(0));
     loop {
         let socket = match listener.accept() {
@@ -134,6 +159,23 @@ mod tests {
     #[test]
     fn an_address_that_is_taken_is_an_error() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        assert!(start(taken.local_addr().unwrap(), mpsc::channel().0).is_err());
+        assert!(start(taken.local_addr().unwrap(), false, mpsc::channel().0).is_err());
+    }
+
+    #[test]
+    fn a_successor_has_the_address_once_it_is_free() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let (control, mail) = mpsc::channel();
+        start(address, true, control).unwrap();
+        drop(taken);
+        let mut socket = loop {
+            match TcpStream::connect(address) {
+                Ok(socket) => break socket,
+                Err(_) => thread::sleep(BIND_RETRY),
+            }
+        };
+        socket.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        assert!(matches!(mail.recv(), Ok(ToControl::Page { door: Door::Admin, .. })));
     }
 }

@@ -142,7 +142,7 @@ fn serve<C: Core>(
     };
     // Before the cores start: an address that cannot be had is the operator's mistake, and costs no IDENTIFY.
     if let Some(address) = config.admin_bind {
-        admin::start(address, to_control.clone())
+        admin::start(address, args.takeover, to_control.clone())
             .map_err(|error| Refusal::of(format!("admin_bind {address}: {error}")))?;
     }
     let resolver = Resolver::start().map_err(refuse("the resolver's thread"))?;
