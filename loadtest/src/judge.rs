@@ -28,6 +28,8 @@ pub struct Terms {
     pub first_counter: Option<u64>,
     /// Op 9 `d:false` is no finding.
     pub may_lose_session: bool,
+    /// Op 9 `d:false` is no finding before all guilds of READY have come: such a session has nothing to go on with.
+    pub may_lose_snapshot: bool,
 }
 
 /// What a payload means to the client.
@@ -89,6 +91,8 @@ impl Findings {
 struct Chunks {
     next_index: u64,
     members: usize,
+    /// It was asked on a connection that broke before the first chunk: nobody can say whether it was heard.
+    is_doubtful: bool,
 }
 
 pub struct Judge {
@@ -103,6 +107,8 @@ pub struct Judge {
     pub dispatches: u64,
     /// Members that came for finished requests, by nonce.
     pub chunked: HashMap<String, usize>,
+    /// Op 9 that came into the guild stream, where the terms allow it.
+    pub snapshots_cut: u64,
     chunks: HashMap<String, Chunks>,
     guilds: Vec<u64>,
     guilds_pending: HashSet<u64>,
@@ -158,6 +164,7 @@ impl Judge {
             delivered: 0,
             dispatches: 0,
             chunked: HashMap::new(),
+            snapshots_cut: 0,
             chunks: HashMap::new(),
             guilds: Vec::new(),
             guilds_pending: HashSet::new(),
@@ -170,6 +177,16 @@ impl Judge {
     pub fn on_connect(&mut self) {
         self.saw_hello = false;
         self.live_since_ns = u64::MAX;
+        self.chunks.values_mut().filter(|it| it.next_index == 0).for_each(|it| it.is_doubtful = true);
+    }
+
+    /// The client gives its session up; the next one begins with whatever comes.
+    pub fn on_renew(&mut self) {
+        self.session = None;
+        self.last_s = 0;
+        self.counters.forget();
+        self.chunks.clear();
+        self.guilds_pending.clear();
     }
 
     /// The client asked for all members of a guild; chunks with this nonce are expected from now on.
@@ -189,18 +206,18 @@ impl Judge {
 
     /// Whether a request for members is not answered in full yet.
     pub fn awaits_chunks(&self) -> bool {
-        !self.chunks.is_empty()
+        self.chunks.values().any(|it| !it.is_doubtful)
     }
 
     /// Whether all traffic up to `last` was accounted for, and every request for members answered.
     pub fn has_all(&self, last: u64) -> bool {
-        self.counters.has_reached(last) && self.chunks.is_empty()
+        self.counters.has_reached(last) && !self.awaits_chunks()
     }
 
     /// No more will come: traffic missing up to `last` is lost, and so are chunks.
     pub fn settle(&mut self, last: u64) {
         self.counters.settle(last);
-        for nonce in std::mem::take(&mut self.chunks).into_keys() {
+        for (nonce, _) in std::mem::take(&mut self.chunks).into_iter().filter(|it| !it.1.is_doubtful) {
             self.findings.add("chunks missing", &nonce);
         }
     }
@@ -249,12 +266,12 @@ impl Judge {
             (7, "null") => Some(Seen::Reconnect),
             (9, "true") => Some(Seen::InvalidSession { is_resumable: true }),
             (9, "false") => {
-                if !self.terms.may_lose_session {
+                if self.terms.may_lose_snapshot && !self.guilds_pending.is_empty() {
+                    self.snapshots_cut += 1;
+                } else if !self.terms.may_lose_session {
                     self.findings.add("op 9", &format!("the session was lost at s {}", self.last_s));
                 }
-                self.session = None;
-                self.last_s = 0;
-                self.counters.forget();
+                self.on_renew();
                 Some(Seen::InvalidSession { is_resumable: false })
             }
             _ => None,
@@ -344,6 +361,7 @@ impl Judge {
             self.findings.add("chunk", &detail);
         }
         chunks.next_index = chunk.chunk_index + 1;
+        chunks.is_doubtful = false;
         chunks.members += chunk.members.len();
         if chunks.next_index == chunk.chunk_count {
             self.chunked.insert(nonce.clone(), chunks.members);
@@ -368,8 +386,14 @@ mod tests {
     use super::*;
 
     fn judge() -> Judge {
-        let terms =
-            Terms { shard: 3, is_binary: false, parse_every: 1, first_counter: Some(1), may_lose_session: false };
+        let terms = Terms {
+            shard: 3,
+            is_binary: false,
+            parse_every: 1,
+            first_counter: Some(1),
+            may_lose_session: false,
+            may_lose_snapshot: false,
+        };
         let mut judge = Judge::new(terms);
         judge.on_connect();
         judge.on_payload(true, br#"{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":41250}}"#, 0);
@@ -502,5 +526,32 @@ mod tests {
         assert!(judge.chunked.is_empty() && !judge.has_all(0));
         dispatch(&mut judge, "GUILD_MEMBERS_CHUNK", 4, &chunk(1));
         assert_eq!((judge.chunked["n"], judge.findings.is_empty()), (4, true));
+    }
+
+    #[test]
+    fn a_request_on_a_connection_that_broke_may_be_answered_or_not() {
+        let mut judge = judge();
+        ready(&mut judge);
+        judge.on_request_members("n");
+        judge.on_connect();
+        assert!(!judge.awaits_chunks());
+        judge.on_payload(true, br#"{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":41250}}"#, 0);
+        dispatch(&mut judge, "GUILD_MEMBERS_CHUNK", 3, r#"{"nonce":"n","members":[],"chunk_index":0,"chunk_count":2}"#);
+        judge.settle(0);
+        assert_eq!(kinds(&judge), ["chunks missing"], "an answer that has begun must end");
+    }
+
+    #[test]
+    fn a_session_that_ends_in_its_guild_stream_is_forgiven_by_the_terms_alone() {
+        for (may_lose_snapshot, found) in [(true, vec![]), (false, vec!["op 9"])] {
+            let mut judge = judge();
+            judge.terms.may_lose_snapshot = may_lose_snapshot;
+            dispatch(&mut judge, "READY", 1, READY);
+            judge.on_payload(true, br#"{"t":null,"s":null,"op":9,"d":false}"#, 0);
+            assert_eq!((kinds(&judge), judge.snapshots_cut), (found, may_lose_snapshot.into()));
+            ready(&mut judge);
+            judge.on_payload(true, br#"{"t":null,"s":null,"op":9,"d":false}"#, 0);
+            assert_eq!(kinds(&judge), ["op 9"]);
+        }
     }
 }

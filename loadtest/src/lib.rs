@@ -3,6 +3,7 @@
 //! It judges from outside, through sockets: nothing here depends on the proxy.
 
 pub mod args;
+pub mod chaos;
 pub mod client;
 pub mod clock;
 pub mod compress;
@@ -16,5 +17,6 @@ pub mod run;
 pub mod state;
 pub mod tally;
 pub mod tls;
+pub mod told;
 pub mod url;
 pub mod ws;

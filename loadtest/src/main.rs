@@ -1,9 +1,9 @@
-//! The commands of the load test: `discord`, `client`, `run`, `memory`, `churn`, `identify`. Each has `--help`.
+//! The commands of the load test: `discord`, `client`, `run`, `chaos`, `memory`, `churn`, `identify`. Each has `--help`.
 
 use std::process::ExitCode;
 
 use loadtest::args::{Args, Spec, usage};
-use loadtest::{client, discord, run, state};
+use loadtest::{chaos, client, discord, run, state};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -39,6 +39,13 @@ fn main() -> ExitCode {
                 block_on(state::identify::run(state::options::Options::from_args(args)?))
             })
         }
+        "chaos" => with_args(
+            command,
+            "everything goes wrong, by a seed, and nothing is lost",
+            chaos::options::SPECS,
+            words,
+            |args| block_on(chaos::chaos(chaos::options::Options::from_args(args)?)),
+        ),
         _ => return help(),
     };
     match result {
@@ -51,7 +58,7 @@ fn main() -> ExitCode {
 }
 
 fn help() -> ExitCode {
-    eprintln!("loadtest discord | client | run | memory | churn | identify, each with --help");
+    eprintln!("loadtest discord | client | run | chaos | memory | churn | identify, each with --help");
     ExitCode::from(2)
 }
 

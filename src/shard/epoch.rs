@@ -57,6 +57,11 @@ impl Shard {
         }
         if self.beginning.is_none() {
             self.write_epoch();
+            if self.dirty.floor().is_none() {
+                // No dispatch has the numbers up to here: a replay that began there would look for one in vain.
+                self.floor = self.log.head();
+                self.write(&Record::Floor(self.floor));
+            }
             for at in 0..self.seats.len() {
                 if self.seats[at].is_ghost {
                     self.write_seat(at);

@@ -185,7 +185,8 @@ impl Past {
             }
             from = *first;
         }
-        from
+        // Without any, what is in memory will be the first.
+        from.min(tail)
     }
 }
 

@@ -204,7 +204,10 @@ pub async fn converse(client: &Rc<Client>, opened: Opened) -> End {
         }
         while let Some(order) = { client.orders.borrow_mut().pop_front() } {
             match order {
-                Order::StopReading(time) => sleep(time).await,
+                Order::StopReading(time) => {
+                    client.pause(time).await;
+                    client.outage.on_reading(now_ns());
+                }
                 Order::RequestMembers { guild, nonce } => {
                     client.judge.borrow_mut().on_request_members(&nonce);
                     let payload = format!(
@@ -213,7 +216,7 @@ pub async fn converse(client: &Rc<Client>, opened: Opened) -> End {
                     client.send(&link, &payload);
                 }
                 Order::Send(payload) => client.send(&link, &payload),
-                Order::Away(_) => return End::Ordered(order),
+                Order::Away(_) | Order::Renew(_) => return End::Ordered(order),
                 Order::Leave => {
                     client.send_close(&link, 1000);
                     return End::Ordered(order);
@@ -254,7 +257,8 @@ async fn on_seen(client: &Client, link: &Link, seen: Seen, heart: &mut Heart) ->
             client.introduce(link);
         }
         Seen::Traffic { sent_ns, latency_ns, is_live } => {
-            client.tally.borrow().borrow_mut().on_traffic(sent_ns, latency_ns, is_live)
+            client.outage.on_event(sent_ns + latency_ns);
+            client.tally.borrow().borrow_mut().on_traffic(sent_ns, latency_ns, is_live);
         }
         Seen::Ready => client.is_live.set(true),
         Seen::Resumed => {

@@ -4,6 +4,7 @@
 
 mod conversation;
 pub mod options;
+mod outage;
 pub mod watch;
 
 use std::cell::{Cell, RefCell};
@@ -16,6 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use self::conversation::{End, converse};
+use self::outage::Outage;
 use crate::compress::Compression;
 use crate::judge::{Judge, Terms};
 use crate::tally::Tally;
@@ -49,6 +51,8 @@ pub struct Settings {
 pub enum Order {
     /// End the TCP connection without a close frame, be gone for this long, come back with RESUME.
     Away(Duration),
+    /// The same, but come back with IDENTIFY, as a library that keeps nothing over its restart.
+    Renew(Duration),
     /// Read nothing for this long, with the connection open.
     StopReading(Duration),
     /// Op 8 for all members of a guild.
@@ -83,6 +87,9 @@ pub struct Client {
     tally: RefCell<Rc<RefCell<Tally>>>,
     /// READY or RESUMED came on the connection that is open now.
     pub is_live: Cell<bool>,
+    outage: Outage,
+    /// It is away, or does not read, by order.
+    pub is_absent: Cell<bool>,
     orders: RefCell<VecDeque<Order>>,
     stirred: Notify,
     rng: RefCell<Rng>,
@@ -96,6 +103,8 @@ impl Client {
             history: RefCell::default(),
             tally: RefCell::new(tally),
             is_live: Cell::new(false),
+            outage: Outage::default(),
+            is_absent: Cell::new(false),
             orders: RefCell::default(),
             stirred: Notify::new(),
             rng: RefCell::new(Rng::with_seed(seed)),
@@ -126,7 +135,15 @@ impl Client {
             self.is_live.set(false);
             use_resume_url = !(use_resume_url && end == End::Refused);
             match end {
-                End::Ordered(Order::Away(time)) => sleep(time).await,
+                End::Ordered(_) => self.outage.on_left(),
+                _ => self.outage.on_lost(),
+            }
+            match end {
+                End::Ordered(Order::Away(time)) => self.pause(time).await,
+                End::Ordered(Order::Renew(time)) => {
+                    self.judge.borrow_mut().on_renew();
+                    self.pause(time).await;
+                }
                 End::Ordered(_) => return,
                 End::Reconnect => {}
                 End::Refused => sleep(RETRY).await,
@@ -147,6 +164,23 @@ impl Client {
                 }
             }
         }
+    }
+
+    async fn pause(&self, time: Duration) {
+        self.is_absent.set(true);
+        sleep(time).await;
+        self.is_absent.set(false);
+    }
+
+    /// Whether the connection was lost, not by order, and no event has come since.
+    pub fn is_in_outage(&self) -> bool {
+        self.outage.is_open()
+    }
+
+    /// The outages that ended since the last call, in nanoseconds: from the last event before the connection was lost
+    /// to the first one after.
+    pub fn take_outages(&self) -> Vec<u64> {
+        self.outage.take()
     }
 
     fn mask(&self) -> Option<[u8; 4]> {

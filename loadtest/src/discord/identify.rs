@@ -32,6 +32,12 @@ impl IdentifyGate {
         self.max_concurrency
     }
 
+    /// From now on; who was granted in the last interval is forgotten.
+    pub fn set_max_concurrency(&mut self, max_concurrency: u32) {
+        self.max_concurrency = max_concurrency.max(1);
+        self.granted_ns.clear();
+    }
+
     pub fn remaining(&self) -> u32 {
         self.total - self.used
     }

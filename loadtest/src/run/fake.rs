@@ -66,7 +66,12 @@ impl Fake {
 
     /// `POST /fake/ORDER`.
     pub async fn post(&self, order: &str) -> io::Result<()> {
-        let (status, body) = http::call("POST", &format!("{}/fake/{order}", self.address.admin), "", None).await?;
+        self.post_body(order, "").await
+    }
+
+    /// The same with a body.
+    pub async fn post_body(&self, order: &str, body: &str) -> io::Result<()> {
+        let (status, body) = http::call("POST", &format!("{}/fake/{order}", self.address.admin), body, None).await?;
         if status == 200 { Ok(()) } else { Err(io::Error::other(format!("/fake/{order}: {body}"))) }
     }
 

@@ -2,14 +2,14 @@
 //!
 //! The clients live on this process's one thread. Every process is killed when the run ends, however it ends.
 
-pub(crate) mod fake;
+pub mod fake;
 pub mod options;
 pub mod port;
 pub mod proc;
-pub(crate) mod proxy;
-mod report;
+pub mod proxy;
+pub mod report;
 mod scenario;
-mod snapshot;
+pub mod snapshot;
 
 use std::cell::RefCell;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -63,7 +63,12 @@ pub async fn run(options: Options) -> io::Result<bool> {
 
 async fn judged(options: &Options, dir: &Path) -> io::Result<bool> {
     let fake = Fake::start(options, dir).await?;
-    let proxy = if options.is_direct { None } else { Some(Proxy::start(options, &fake, dir).await?) };
+    let is_durable = options.is_durable || options.scenarios.iter().any(|it| it.death().is_some());
+    let data_dir = is_durable.then(|| dir.join("data"));
+    let proxy = match options.is_direct {
+        true => None,
+        false => Some(Proxy::start(options, &fake, dir, "proxy", data_dir.as_deref()).await?),
+    };
     let url = proxy.as_ref().map_or(fake.address.gateway.clone(), |it| it.url.clone());
     let mut run = Run::new(options, fake, proxy, &url)?;
     run.start().await?;
@@ -73,7 +78,7 @@ async fn judged(options: &Options, dir: &Path) -> io::Result<bool> {
         println!("{}\n{}", outcome.scenario, outcome.text());
         outcomes.push(outcome);
     }
-    let proxy_ended_well = run.stop().await?;
+    let proxy_ended_well = run.ended_well & run.stop().await?;
     if !proxy_ended_well {
         println!("  BROKEN: the proxy did not end by itself with status 0 after SIGTERM");
     }
@@ -93,6 +98,8 @@ struct Run<'a> {
     tasks: Vec<JoinHandle<()>>,
     /// What was already reported.
     before: Snapshot,
+    /// No SIGTERM was answered with anything but a clean end.
+    ended_well: bool,
 }
 
 impl<'a> Run<'a> {
@@ -116,6 +123,7 @@ impl<'a> Run<'a> {
                     parse_every: options.parse_every,
                     first_counter: Some(1),
                     may_lose_session: false,
+                    may_lose_snapshot: false,
                 },
                 beats_at_once: number % 4 == 0,
                 heartbeat_ms_max: HEARTBEAT_MS_MAX,
@@ -124,7 +132,15 @@ impl<'a> Run<'a> {
             };
             Client::new(settings, Rc::default(), options.seed + number as u64)
         });
-        Ok(Self { options, fake, clients: clients.collect(), proxy, tasks: Vec::new(), before: Snapshot::default() })
+        Ok(Self {
+            options,
+            fake,
+            clients: clients.collect(),
+            proxy,
+            tasks: Vec::new(),
+            before: Snapshot::default(),
+            ended_well: true,
+        })
     }
 
     /// Connects all clients, waits for their guilds, and lets some ask for all members of one.
@@ -153,6 +169,9 @@ impl<'a> Run<'a> {
                 break;
             }
         }
+        if let Some(max_concurrency) = self.options.max_concurrency {
+            self.fake.post(&format!("limits?max_concurrency={max_concurrency}")).await?;
+        }
         let now = self.snapshot().await?;
         let wanted = if self.options.is_direct { self.clients.len() as u64 } else { self.options.shards as u64 };
         self.before = Snapshot::of_start(&now, wanted, self.clients.len() as u64);
@@ -173,23 +192,30 @@ impl<'a> Run<'a> {
     async fn perform(&mut self, scenario: Scenario) -> io::Result<Outcome> {
         let (tally, apart) = (Rc::new(RefCell::new(Tally::new())), Rc::new(RefCell::new(Tally::new())));
         for (number, client) in self.clients.iter().enumerate() {
+            client.take_outages();
             client.set_tally(if scenario.is_apart(number) { apart.clone() } else { tally.clone() });
         }
         let usages = Usages::take(self);
+        let pid = self.proxy.as_ref().map(|it| it.process.pid);
         let began = Instant::now();
         self.fake.post(&format!("rate?events_per_s={}", self.options.events_per_s)).await?;
         let time = Duration::from_secs(self.options.seconds);
+        let Self { options, clients, fake, proxy, .. } = &mut *self;
         let happens = async {
             sleep(time.mul_f64(0.4)).await;
             if scenario == Scenario::Drop {
                 let now_ns = now_ns();
                 tally.borrow_mut().disturbed_ns = now_ns..now_ns + DROP_NS;
             }
-            scenario.perform(&self.clients, &self.fake, time.mul_f64(0.3), self.options.seed).await
+            if let (Some(death), Some(proxy)) = (scenario.death(), proxy.as_mut()) {
+                return proxy.restart(death).await;
+            }
+            scenario.perform(clients, fake, time.mul_f64(0.3), options.seed).await?;
+            Ok(true)
         };
-        let shown = show(scenario, &self.clients, &tally, self.proxy.as_ref().map(|it| it.process.pid), time);
+        let shown = show(scenario, clients, &tally, pid, time);
         let (happened, ()) = tokio::join!(happens, shown);
-        happened?;
+        self.ended_well &= happened?;
         let seconds = began.elapsed().as_secs_f64();
         let mut outcome = Outcome { scenario: scenario.name(), seconds, ..Outcome::default() };
         // Costs are those of the time under traffic, not of the drain.
@@ -198,6 +224,8 @@ impl<'a> Run<'a> {
         self.fake.post("rate?events_per_s=0").await?;
         self.drain().await?;
         self.check_proxy()?;
+        let outages: Vec<u64> = self.clients.iter().flat_map(|it| it.take_outages()).collect();
+        outcome.outage = Latency::of_each(&outages);
         outcome.latency = Latency::of(&tally.borrow().latency);
         outcome.latency_apart = (apart.borrow().delivered > 0).then(|| Latency::of(&apart.borrow().latency));
         outcome.delivered = tally.borrow().delivered + apart.borrow().delivered;
@@ -265,7 +293,9 @@ impl Usages {
             }
         });
         (outcome.discord, outcome.clients) = (discord, clients);
-        outcome.proxy = run.proxy.is_some().then_some(proxy);
+        // Of one that was restarted nobody knows what its end and its beginning took.
+        let is_same = run.proxy.as_ref().is_some_and(|it| it.process.pid == self.0[0].0);
+        outcome.proxy = is_same.then_some(proxy);
     }
 }
 

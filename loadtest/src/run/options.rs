@@ -10,7 +10,7 @@ pub const SPECS: &[Spec] = &[
     ("shards", Some("N"), "default 225"),
     ("rate", Some("N"), "events per second over all shards, default 10000"),
     ("seconds", Some("N"), "of each scenario, default 30"),
-    ("scenario", Some("NAME"), "steady, deploy, away, drop, stalled or all; default deploy"),
+    ("scenario", Some("NAME"), "steady, deploy, away, drop, stalled, restart, kill or all; default deploy"),
     ("compress", Some("NAME"), "of the clients: none, zlib-stream, zstd-stream; default none"),
     ("clients-per-shard", Some("N"), "default 1"),
     ("guilds", Some("N"), "per shard, default 20"),
@@ -24,6 +24,8 @@ pub const SPECS: &[Spec] = &[
     ("config", Some("PATH"), "a JSON object whose keys are added to the proxy's configuration"),
     ("tls", None, "the fake Discord speaks TLS"),
     ("direct", None, "no proxy: clients connect to the fake Discord, which shows what the load test itself costs"),
+    ("max-concurrency", Some("N"), "Discord's, once all shards have started; default = shards"),
+    ("durable", None, "the proxy keeps its sessions in a data_dir of this run; always so with restart, kill and all"),
     ("json", Some("PATH"), "write the figures there"),
 ];
 
@@ -46,6 +48,8 @@ pub struct Options {
     pub config: Option<PathBuf>,
     pub is_tls: bool,
     pub is_direct: bool,
+    pub max_concurrency: Option<u32>,
+    pub is_durable: bool,
     pub json: Option<PathBuf>,
 }
 
@@ -71,10 +75,15 @@ impl Options {
             config: args.text("config").map(PathBuf::from),
             is_tls: args.has("tls"),
             is_direct: args.has("direct"),
+            max_concurrency: args.text("max-concurrency").map(|_| args.get("max-concurrency", 1)).transpose()?,
+            is_durable: args.has("durable"),
             json: args.text("json").map(PathBuf::from),
         };
         if options.shards == 0 || options.clients_per_shard == 0 || options.seconds == 0 {
             return Err("--shards, --clients-per-shard and --seconds must be at least 1".to_owned());
+        }
+        if options.is_direct && options.scenarios.iter().any(|it| it.death().is_some()) {
+            return Err("--direct: there is no proxy to restart".to_owned());
         }
         Ok(options)
     }

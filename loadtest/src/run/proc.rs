@@ -30,14 +30,14 @@ pub struct Usage {
 }
 
 impl Process {
-    /// Starts `program` with its output in `log` and a pipe, held open, as its standard input.
+    /// Starts `program` with its output at the end of `log` and a pipe, held open, as its standard input.
     pub fn start<S: AsRef<OsStr>>(
         program: &Path,
         words: impl IntoIterator<Item = S>,
         env: &[(&str, &str)],
         log: &Path,
     ) -> io::Result<Self> {
-        let log = std::fs::File::create(log)?;
+        let log = std::fs::File::options().create(true).append(true).open(log)?;
         let child = Command::new(program)
             .args(words)
             .envs(env.iter().copied())
@@ -71,6 +71,11 @@ impl Process {
 
     /// SIGTERM, then SIGKILL when it takes too long. `None` when it had to be killed.
     pub async fn stop(mut self) -> Option<ExitStatus> {
+        self.end().await
+    }
+
+    /// What `stop` does, for who will start another in its place.
+    pub async fn end(&mut self) -> Option<ExitStatus> {
         self.terminate();
         match timeout(STOP, self.child.wait()).await {
             Ok(status) => status.ok(),

@@ -1,4 +1,4 @@
-//! The proxy under test: built, configured, started, and asked whether it is ready.
+//! The proxy under test: built, configured, started, ended and started again, and asked whether it is ready.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,24 +18,51 @@ use crate::http;
 const START: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(50);
 
+/// How a proxy ends that is started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// SIGTERM.
+    Terminated,
+    /// SIGKILL.
+    Killed,
+}
+
 pub struct Proxy {
     /// `ws://127.0.0.1:PORT`
     pub url: String,
     pub process: Process,
     pub log: PathBuf,
-    _port: Port,
+    binary: PathBuf,
+    config: PathBuf,
+    cert: Option<String>,
+    port: Port,
 }
 
 impl Proxy {
-    /// Starts the proxy in front of `fake`, with its files in `dir`, and waits until it is ready.
+    /// Starts the proxy in front of `fake`, and waits until it is ready. Its files are `dir`/`name`.*, and what it
+    /// keeps is in `data_dir`; `None`: in memory alone.
     ///
     /// Errs with the end of its log when it ends early or takes too long.
-    pub async fn start(options: &Options, fake: &Fake, dir: &Path) -> io::Result<Self> {
+    pub async fn start(
+        options: &Options,
+        fake: &Fake,
+        dir: &Path,
+        name: &str,
+        data_dir: Option<&Path>,
+    ) -> io::Result<Self> {
         let binary = match &options.proxy {
             Some(path) => path.clone(),
             None => build().await?,
         };
-        Self::start_with(&binary, fake, dir, |port| config(options, fake, port)).await
+        let config = |port| {
+            let mut keys = config(options, fake, port)?;
+            if let Some(data_dir) = data_dir {
+                std::fs::create_dir_all(data_dir)?;
+                keys["data_dir"] = data_dir.display().to_string().into();
+            }
+            Ok(keys)
+        };
+        Self::start_with(&binary, fake, dir, name, config).await
     }
 
     /// As `start`, with a program and a configuration, which is told the port.
@@ -43,26 +70,41 @@ impl Proxy {
         binary: &Path,
         fake: &Fake,
         dir: &Path,
+        name: &str,
         config: impl FnOnce(u16) -> io::Result<Value>,
     ) -> io::Result<Self> {
         let port = Port::reserve()?;
         let url = format!("ws://127.0.0.1:{}", port.number);
-        let config_path = dir.join("config.json");
+        let config_path = dir.join(format!("{name}.json"));
         std::fs::write(&config_path, config(port.number)?.to_string())?;
-        let log = dir.join("proxy.log");
-        let words = ["--config".as_ref(), config_path.as_os_str()];
-        let cert = fake.address.cert.clone().unwrap_or_default();
-        let env = [("SSL_CERT_FILE", cert.as_str())];
-        let process = Process::start(binary, words, if cert.is_empty() { &[] } else { &env }, &log)?;
-        let number = port.number;
-        let mut proxy = Self { url, process, log, _port: port };
-        proxy.wait(number).await?;
+        let log = dir.join(format!("{name}.log"));
+        let cert = fake.address.cert.clone();
+        let process = launch(binary, &config_path, cert.as_deref(), &log)?;
+        let mut proxy = Self { url, process, log, binary: binary.to_owned(), config: config_path, cert, port };
+        proxy.wait().await?;
         Ok(proxy)
     }
 
-    async fn wait(&mut self, port: u16) -> io::Result<()> {
+    /// Ends the process and starts it again at once, with the same configuration on the same port. Waits for nothing
+    /// but the old one's end. Answers whether that was a clean one; a killed process has no other.
+    ///
+    /// Errs when the new one could not be started.
+    pub async fn restart(&mut self, death: Death) -> io::Result<bool> {
+        let ended_well = match death {
+            Death::Terminated => self.process.end().await.is_some_and(|it| it.success()),
+            Death::Killed => {
+                self.process.kill().await;
+                true
+            }
+        };
+        self.process = launch(&self.binary, &self.config, self.cert.as_deref(), &self.log)?;
+        Ok(ended_well)
+    }
+
+    async fn wait(&mut self) -> io::Result<()> {
+        let url = format!("http://127.0.0.1:{}/readyz", self.port.number);
         for _ in 0..START.as_millis() / POLL.as_millis() {
-            if let Ok((200, _)) = http::call("GET", &format!("http://127.0.0.1:{port}/readyz"), "", None).await {
+            if let Ok((200, _)) = http::call("GET", &url, "", None).await {
                 return Ok(());
             }
             if let Some(status) = self.process.exited() {
@@ -72,6 +114,11 @@ impl Proxy {
         }
         Err(io::Error::other(format!("the proxy did not become ready:\n{}", super::tail(&self.log))))
     }
+}
+
+fn launch(binary: &Path, config: &Path, cert: Option<&str>, log: &Path) -> io::Result<Process> {
+    let env = cert.map(|it| ("SSL_CERT_FILE", it));
+    Process::start(binary, ["--config".as_ref(), config.as_os_str()], env.as_slice(), log)
 }
 
 /// Builds the proxy in release mode, beside this program's own target directory.

@@ -6,6 +6,9 @@ use std::fmt::Write as _;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+/// Longest duration that is told apart; longer ones count as this.
+const DURATION_NS_MAX: u64 = 3_600_000_000_000;
+
 /// Quantiles of latency in microseconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Latency {
@@ -17,6 +20,14 @@ pub struct Latency {
 }
 
 impl Latency {
+    /// Of durations in nanoseconds; `None` when there are none.
+    pub fn of_each(durations_ns: &[u64]) -> Option<Self> {
+        let mut histogram =
+            Histogram::new_with_bounds(1000, DURATION_NS_MAX, 3).expect("bounds and digits are in range");
+        durations_ns.iter().for_each(|it| histogram.saturating_record(*it));
+        (!durations_ns.is_empty()).then(|| Self::of(&histogram))
+    }
+
     pub fn of(histogram: &Histogram<u64>) -> Self {
         let us = |quantile| histogram.value_at_quantile(quantile) as f64 / 1000.0;
         let max_us = histogram.max() as f64 / 1000.0;
@@ -48,6 +59,8 @@ pub struct Outcome {
     pub out_of_order: u64,
     /// Op 9 that clients got.
     pub invalid_sessions: u64,
+    /// Op 9 before all guilds of READY had come, where that is allowed; not among `invalid_sessions`.
+    pub snapshots_cut: u64,
     pub client_resumes: u64,
     pub client_resumes_wanted: u64,
     pub client_identifies: u64,
@@ -63,7 +76,9 @@ pub struct Outcome {
     pub latency: Latency,
     /// Of the clients that the scenario disturbs on purpose.
     pub latency_apart: Option<Latency>,
-    /// `None` in a direct run.
+    /// Of each client whose connection was lost: from the last event before to the first after.
+    pub outage: Option<Latency>,
+    /// `None` in a direct run, and when the proxy was restarted.
     pub proxy: Option<Cost>,
     pub discord: Cost,
     pub clients: Cost,
@@ -119,6 +134,13 @@ impl Outcome {
             format!("{}, IDENTIFYs after the start {}", self.upstream_resumes, self.upstream_identifies),
         );
         line("latency", latency(&self.latency));
+        if let Some(it) = &self.outage {
+            let [p50, p99, max] = [it.p50_us, it.p99_us, it.max_us].map(|it| it / 1000.0);
+            line(
+                "outage per client",
+                format!("p50 {p50:.0} ms, p99 {p99:.0} ms, max {max:.0} ms ({} clients)", it.count),
+            );
+        }
         if let Some(apart) = &self.latency_apart {
             line("  the disturbed", latency(apart));
         }
@@ -175,6 +197,14 @@ mod tests {
         assert_eq!(good().broken(), Vec::<String>::new());
         let resumable = BTreeMap::from([(4000, 2), (1012, 1), (4008, 1)]);
         assert!(Outcome { client_closes: resumable, ..good() }.broken().is_empty());
+    }
+
+    #[test]
+    fn durations_keep_their_size() {
+        let outage = Latency::of_each(&[1_000_000, 2_000_000_000, 70_000_000_000]).unwrap();
+        assert_eq!((outage.count, outage.p50_us.round() as u64 / 10_000), (3, 200));
+        assert!((outage.max_us / 70e6 - 1.0).abs() < 0.01);
+        assert_eq!(Latency::of_each(&[]), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use fastrand::Rng;
 use tokio::time::sleep;
 
 use super::fake::Fake;
+use super::proxy::Death;
 use crate::client::{Client, Order};
 
 /// Events that happen on each shard while Discord's connections are down.
@@ -31,13 +32,25 @@ pub enum Scenario {
     Drop,
     /// Two clients stop reading while much happens on their shards.
     Stalled,
+    /// The proxy gets SIGTERM and is started again.
+    Restart,
+    /// The proxy gets SIGKILL and is started again.
+    Kill,
 }
 
 impl Scenario {
     /// The scenarios that a name stands for; `None` for a name that is none.
     pub fn named(name: &str) -> Option<Vec<Self>> {
         if name == "all" {
-            return Some(vec![Self::Steady, Self::Deploy, Self::Away, Self::Drop, Self::Stalled]);
+            return Some(vec![
+                Self::Steady,
+                Self::Deploy,
+                Self::Away,
+                Self::Drop,
+                Self::Stalled,
+                Self::Restart,
+                Self::Kill,
+            ]);
         }
         let all = Self::named("all")?;
         all.into_iter().find(|it| it.name() == name).map(|it| vec![it])
@@ -50,6 +63,8 @@ impl Scenario {
             Self::Away => "away",
             Self::Drop => "drop",
             Self::Stalled => "stalled",
+            Self::Restart => "restart",
+            Self::Kill => "kill",
         }
     }
 
@@ -65,7 +80,7 @@ impl Scenario {
     /// RESUMEs that clients must make.
     pub fn client_resumes(self, clients: u64) -> u64 {
         match self {
-            Self::Deploy => clients,
+            Self::Deploy | Self::Restart | Self::Kill => clients,
             Self::Away => 1,
             _ => 0,
         }
@@ -73,13 +88,22 @@ impl Scenario {
 
     /// RESUMEs that must reach Discord.
     pub fn upstream_resumes(self, shards: u32) -> u64 {
-        if self == Self::Drop { shards.into() } else { 0 }
+        if matches!(self, Self::Drop | Self::Restart | Self::Kill) { shards.into() } else { 0 }
     }
 
-    /// Makes it happen. `quiet` is how long a stalled client reads nothing.
+    /// How the proxy ends, to be started again.
+    pub fn death(self) -> Option<Death> {
+        match self {
+            Self::Restart => Some(Death::Terminated),
+            Self::Kill => Some(Death::Killed),
+            _ => None,
+        }
+    }
+
+    /// Makes it happen, all but `death`. `quiet` is how long a stalled client reads nothing.
     pub async fn perform(self, clients: &[Rc<Client>], fake: &Fake, quiet: Duration, seed: u64) -> std::io::Result<()> {
         match self {
-            Self::Steady => {}
+            Self::Steady | Self::Restart | Self::Kill => {}
             Self::Deploy => {
                 let mut rng = Rng::with_seed(seed);
                 clients.iter().for_each(|it| it.order(Order::Away(DEPLOY.mul_f64(rng.f64()))));

@@ -17,6 +17,7 @@ pub struct Snapshot {
     duplicated: u64,
     out_of_order: u64,
     invalid_sessions: u64,
+    snapshots_cut: u64,
     resumes: u64,
     client_identifies: u64,
     drops: u64,
@@ -40,7 +41,8 @@ impl Snapshot {
             now.lost += judge.counters.lost();
             now.duplicated += judge.counters.duplicated;
             now.out_of_order += judge.counters.out_of_order;
-            now.invalid_sessions += history.invalid_sessions;
+            now.invalid_sessions += history.invalid_sessions - judge.snapshots_cut;
+            now.snapshots_cut += judge.snapshots_cut;
             now.resumes += history.resumes;
             now.client_identifies += history.identifies;
             now.drops += history.drops;
@@ -76,6 +78,7 @@ impl Snapshot {
         outcome.duplicated = self.duplicated - before.duplicated;
         outcome.out_of_order = self.out_of_order - before.out_of_order;
         outcome.invalid_sessions = self.invalid_sessions - before.invalid_sessions;
+        outcome.snapshots_cut = self.snapshots_cut - before.snapshots_cut;
         outcome.client_resumes = self.resumes - before.resumes;
         outcome.client_identifies = self.client_identifies - before.client_identifies;
         outcome.client_drops = self.drops - before.drops;

@@ -55,7 +55,7 @@ pub async fn start_proxy(
 ) -> io::Result<Proxy> {
     std::fs::create_dir_all(dir)?;
     let cache: serde_json::Map<String, Value> = FLAGS.iter().map(|it| (it.to_string(), is_caching.into())).collect();
-    Proxy::start_with(binary, fake, dir, |port| {
+    Proxy::start_with(binary, fake, dir, "proxy", |port| {
         let mut config = json!({
             "token": "fake",
             "intents": crate::client::options::INTENTS,

@@ -1,4 +1,4 @@
-//! The proxy as a process in front of a fake Discord: started, asked, ended.
+//! The proxy as a process in front of a fake Discord: started, asked, ended, started again.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -10,6 +10,7 @@ use loadtest::discord::Address;
 use loadtest::http;
 use loadtest::run::port::Port;
 use loadtest::run::proc::Process;
+use loadtest::run::proxy::Death;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -59,6 +60,8 @@ pub struct Proxy {
     pub url: String,
     pub process: Process,
     log: PathBuf,
+    arguments: Vec<String>,
+    environment: Vec<(&'static str, String)>,
     _port: Port,
 }
 
@@ -89,13 +92,36 @@ impl Proxy {
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let name = format!("proxy-{}-{number}.log", std::process::id());
         let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        let config = config.to_string();
-        let mut environment = vec![("CONFIG", config.as_str())];
+        let mut environment = vec![("CONFIG", config.to_string())];
         if let Some(cert) = &discord.cert {
-            environment.push(("SSL_CERT_FILE", cert));
+            environment.push(("SSL_CERT_FILE", cert.clone()));
         }
-        let process = Process::start(&binary(), arguments, &environment, &log).unwrap();
-        Self { url, process, log, _port: port }
+        let arguments: Vec<String> = arguments.iter().map(|it| it.to_string()).collect();
+        let process = launch(&arguments, &environment, &log);
+        Self { url, process, log, arguments, environment, _port: port }
+    }
+
+    /// Ends it and starts it again at once, with the same configuration on the same port, and waits for nothing else.
+    pub async fn restart(&mut self, death: Death) {
+        self.end(death).await;
+        self.begin();
+    }
+
+    /// Ends it: cleanly, or not.
+    pub async fn end(&mut self, death: Death) {
+        match death {
+            Death::Terminated => {
+                self.process.terminate();
+                let status = self.ended().await;
+                assert!(status.success(), "{status}:\n{}", self.log());
+            }
+            Death::Killed => self.process.kill().await,
+        }
+    }
+
+    /// Starts it again.
+    pub fn begin(&mut self) {
+        self.process = launch(&self.arguments, &self.environment, &self.log);
     }
 
     /// Waits until all shards are active.
@@ -145,6 +171,11 @@ impl Proxy {
         let status = self.ended().await;
         assert!(status.success(), "{status}:\n{}", self.log());
     }
+}
+
+fn launch(arguments: &[String], environment: &[(&str, String)], log: &Path) -> Process {
+    let environment: Vec<_> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    Process::start(&binary(), arguments, &environment, log).unwrap()
 }
 
 impl Drop for Proxy {
