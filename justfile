@@ -16,6 +16,18 @@ test:
 load *options:
     cargo run --release -p loadtest -- run {{options}}
 
+# what a guild and a member cost, as a table (just memory --judge)
+memory *options:
+    cargo run --release -p loadtest -- memory {{options}}
+
+# memory and state after a long time of changes, against a fresh proxy (just churn --minutes 30)
+churn *options:
+    cargo run --release -p loadtest -- churn {{options}}
+
+# every client gets its whole state at once
+identify *options:
+    cargo run --release -p loadtest -- identify {{options}}
+
 # discord.js, discord.py and twilight, unmodified
 libraries *options:
     tests/libraries/run {{options}}
@@ -31,6 +43,10 @@ sim seeds="10000":
 # one seed of the simulation, with its history
 seed number:
     SIM_SEED={{number}} cargo test --release --test sim -- --nocapture
+
+# images of all CPU targets, built and tried (needs root, buildah, podman, runc, debootstrap, jq)
+images *targets:
+    tuning/images {{targets}}
 
 # one fuzz target for a minute: frame, scan, http_upgrade, inflate, client_payload (needs cargo-fuzz and a nightly)
 fuzz target seconds="60":

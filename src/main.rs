@@ -3,12 +3,13 @@
 #![forbid(unsafe_code)]
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::mpsc::Sender;
 
 use shardgate::control::args::{self, Command, HELP};
 use shardgate::control::config::Environment;
-use shardgate::control::{self, Cores};
+use shardgate::control::{self, Cores, health};
 use shardgate::runtime::mesh::{CoreSender, ToControl};
 use shardgate::runtime::{self, settings::RuntimeSettings};
 use shardgate::wire::ShardId;
@@ -21,10 +22,27 @@ static ALLOCATOR: jemallocator::Jemalloc = jemallocator::Jemalloc;
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    let lacking = runtime::cpu::lacking();
+    if !lacking.is_empty() {
+        eprintln!(
+            "shardgate: this program was built for a CPU with {}, which this one lacks; take the build for x86-64",
+            lacking.join(", ")
+        );
+        return ExitCode::FAILURE;
+    }
+    // First of all: afterwards the numbers may be those of other files.
+    let activated = runtime::activation::take();
     match args::parse(std::env::args_os().skip(1)) {
         Ok(Command::Help) => print!("{HELP}"),
         Ok(Command::Version) => println!("shardgate {}", env!("CARGO_PKG_VERSION")),
-        Ok(Command::Run(args)) => return control::run(&args, &Environment::of_process(), start),
+        Ok(Command::Health(args)) => return health::ask(&args, &Environment::of_process()),
+        Ok(Command::Run(args)) => match activated {
+            Ok(listeners) => return control::run(&args, &Environment::of_process(), listeners, start),
+            Err(line) => {
+                eprintln!("shardgate: {line}");
+                return ExitCode::FAILURE;
+            }
+        },
         Err(line) => {
             eprintln!("shardgate: {line}");
             return ExitCode::from(USAGE);
@@ -33,10 +51,15 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn start(settings: RuntimeSettings, to_control: Sender<ToControl>) -> io::Result<Cores<CoreSender>> {
-    let running = runtime::start(&settings, to_control)?;
+fn start(
+    settings: RuntimeSettings,
+    inherited: Vec<OwnedFd>,
+    to_control: Sender<ToControl>,
+) -> io::Result<Cores<CoreSender>> {
+    let running = runtime::start(&settings, inherited, to_control)?;
     let placement = running.placement;
     // Every shard that sends mail is held by some core.
     let core_of = Box::new(move |shard: ShardId| placement.place(shard.0).map_or(0, |(core, _)| core));
-    Ok(Cores { senders: running.cores, threads: running.threads, core_of })
+    let (listen, listeners) = (running.listen, running.listeners);
+    Ok(Cores { senders: running.cores, threads: running.threads, core_of, listen, listeners })
 }

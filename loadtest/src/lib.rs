@@ -17,5 +17,6 @@ pub mod run;
 pub mod state;
 pub mod tally;
 pub mod tls;
+pub mod told;
 pub mod url;
 pub mod ws;

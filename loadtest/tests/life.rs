@@ -121,7 +121,7 @@ fn a_shard_that_is_not_active_shows_on_the_pages() {
         while proxy.page("/health").await != (400, "Not ready!".into()) {
             sleep(Duration::from_millis(5)).await;
         }
-        assert_eq!(proxy.page("/readyz").await, (503, "shard 1: fatally closed\n".into()));
+        assert_eq!(proxy.page("/readyz").await, (503, "shard 1: fatally closed by Discord with 4014\n".into()));
         assert_eq!(proxy.page("/livez").await.0, 200);
         proxy.stop().await;
     });

@@ -15,7 +15,7 @@ use loadtest::client::{Client, Order};
 use loadtest::compress::Compression;
 use loadtest::discord::Address;
 use loadtest::run::proxy::Death;
-use loadtest::state;
+use loadtest::told;
 use serde_json::{Value, json};
 use tokio::time::{Duration, sleep, timeout};
 
@@ -83,13 +83,13 @@ async fn assert_same_state(proxy: &Proxy, control: &Proxy) {
     for shard in 0..SHARDS {
         for attempt in 0.. {
             let place = [shard, SHARDS];
-            let one = state::take(&proxy.url, place).await.unwrap();
-            let other = state::take(&control.url, place).await.unwrap();
-            let with_its_url = |mut it: state::State| {
+            let one = told::take(&proxy.url, place).await.unwrap();
+            let other = told::take(&control.url, place).await.unwrap();
+            let with_its_url = |mut it: told::State| {
                 it.remove("READY");
                 it
             };
-            let Some(difference) = state::difference(&with_its_url(one), &with_its_url(other)) else { break };
+            let Some(difference) = told::difference(&with_its_url(one), &with_its_url(other)) else { break };
             assert!(attempt < 100, "shard {shard}: {difference}");
             sleep(Duration::from_millis(20)).await;
         }

@@ -64,10 +64,10 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::CacheFlags;
+    use crate::cache::{CacheFlags, Shapes};
 
     fn cache() -> Cache {
-        let mut cache = Cache::new(CacheFlags::default());
+        let mut cache = Cache::new(CacheFlags::default(), Shapes::default());
         cache
             .on_ready(br#"{"v":10,"user":{"id":"1"},"guilds":[{"id":"5","unavailable":true},{"id":"6"},{"id":"7"}]}"#)
             .unwrap();
@@ -94,7 +94,7 @@ mod tests {
     fn a_state_put_back_from_what_was_written_is_the_same() {
         let cache = cache();
         let (ready, guilds) = written(&cache);
-        let mut other = Cache::new(CacheFlags::default());
+        let mut other = Cache::new(CacheFlags::default(), Shapes::default());
         other.on_ready(&ready).unwrap();
         for (id, d) in guilds.iter().rev() {
             other.restore_guild(*id, d).unwrap();

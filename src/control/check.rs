@@ -6,15 +6,18 @@ use std::fmt::Write;
 
 use super::config::{Config, Loaded, Notice, SHARDS_MAX};
 use super::keys::Refusal;
+use super::memory::{self, Budget};
 use super::probe::Machine;
 use crate::runtime::settings::Backend;
+use crate::runtime::takeover;
 
 /// The page; or the refusal that a start would meet.
 pub fn page(loaded: &Loaded, machine: &Machine) -> Result<String, Refusal> {
     let config = &loaded.config;
     let (backend, why) = machine.backend(config.backend)?;
     let cores = machine.cores(&config.cores, config.shards.unwrap_or(SHARDS_MAX as u32))?;
-    let mut warnings: Vec<String> = why.into_iter().collect();
+    let memory = memory::budget(config, machine)?;
+    let mut warnings: Vec<String> = why.into_iter().chain(memory.warning.clone()).collect();
     warnings.extend(machine.memlock_shortfall(backend, cores.len()));
     warnings.extend(machine.open_files_shortfall(config.shards.unwrap_or(1))?);
     warnings.extend(loaded.notices.iter().map(|notice| match notice {
@@ -22,7 +25,7 @@ pub fn page(loaded: &Loaded, machine: &Machine) -> Result<String, Refusal> {
     }));
 
     let mut page = String::new();
-    for (name, value) in rows(loaded, config, backend, &cores, machine) {
+    for (name, value) in rows(loaded, config, backend, &cores, machine, &memory) {
         // Writing to a String cannot fail.
         let _ = writeln!(page, "{name:<26} {value}");
     }
@@ -39,6 +42,7 @@ fn rows(
     backend: Backend,
     cores: &[usize],
     machine: &Machine,
+    memory: &Budget,
 ) -> Vec<(&'static str, String)> {
     let or = |value: Option<u32>, otherwise: &str| value.map_or(otherwise.to_owned(), |it| it.to_string());
     let limit = |value: Option<u64>| value.map_or("unlimited".to_owned(), |it| it.to_string());
@@ -46,12 +50,17 @@ fn rows(
         Some(authority) => format!("{authority} (twilight_http_proxy)"),
         None => config.api_url.clone(),
     };
+    let door = config
+        .data_dir
+        .as_ref()
+        .map_or("none without data_dir".to_owned(), |data_dir| takeover::path_in(data_dir).display().to_string());
     vec![
         ("configuration", loaded.source.clone()),
         ("log_level", config.log_level.to_string()),
         ("token", format!("{:?}", config.token)),
         ("intents", config.intents.to_string()),
         ("listen", std::net::SocketAddr::new(config.bind, config.port).to_string()),
+        ("admin_bind", config.admin_bind.map_or("none: pages on the gateway's port".into(), |it| it.to_string())),
         ("externally_accessible_url", config.externally_accessible_url.clone()),
         ("REST", asked),
         ("shards", or(config.shards, "as Discord recommends")),
@@ -61,13 +70,28 @@ fn rows(
         ("allow_compression", config.allow_compression.to_string()),
         ("upstream_compression", config.upstream_compression.query_value().unwrap_or("none").to_owned()),
         ("cache", cached(config)),
-        ("log", format!("{} bytes, {} s", config.log_bytes, config.log_keep.as_secs())),
+        ("memory_limit", format!("{} ({})", limit(memory.limit), memory.whence)),
+        ("log", format!("{} bytes, {} s", memory.log_bytes, config.log_keep.as_secs())),
+        ("identify_reserve", or(config.identify_reserve, "one per shard, from 10 to a tenth of the limit")),
+        ("clients_max", machine.clients_max(config.clients_max, config.shards.unwrap_or(1)).to_string()),
+        ("a client may", client_limits(config)),
+        ("door for --takeover", door),
         ("data_dir", stored(config)),
         ("backend", if backend == Backend::IoUring { "io_uring".into() } else { "epoll".into() }),
         ("cores (CPU numbers)", format!("{cores:?}")),
         ("kernel", machine.kernel.clone()),
         ("open files, locked memory", format!("{}, {}", limit(machine.open_files), limit(machine.memlock))),
     ]
+}
+
+fn client_limits(config: &Config) -> String {
+    let limits = config.client_limits;
+    format!(
+        "take {} s for its upgrade, send {} payloads a minute, fail to RESUME {} times",
+        limits.handshake.as_secs(),
+        limits.payloads_per_minute,
+        limits.failed_resumes
+    )
 }
 
 fn stored(config: &Config) -> String {
@@ -106,7 +130,14 @@ mod tests {
     fn check(more: &str, ring: Ring) -> Result<String, String> {
         let json = format!(r#"{{"token":"hush.hush","intents":513{more}}}"#);
         let loaded = load(None, &Environment { config: Some(json), token: None }).unwrap();
-        let machine = Machine { ring, kernel: "6.1.0".into(), cpus: vec![0, 1], memlock: None, open_files: Some(300) };
+        let machine = Machine {
+            ring,
+            kernel: "6.1.0".into(),
+            cpus: vec![0, 1],
+            memlock: None,
+            open_files: Some(300),
+            memory: None,
+        };
         page(&loaded, &machine).map_err(|refusal| refusal.to_string())
     }
 
@@ -119,6 +150,28 @@ mod tests {
             assert!(page.contains(row), "{row} is not in\n{page}");
         }
         assert!(!page.contains("hush"), "{page}");
+    }
+
+    #[test]
+    fn the_page_says_where_the_operators_pages_are() {
+        let row = |more| {
+            check(more, Ring::Works).unwrap().lines().find(|it| it.starts_with("admin_bind")).unwrap().to_owned()
+        };
+        assert!(row("").ends_with(" none: pages on the gateway's port"));
+        assert!(row(r#","admin_bind":"[::1]:7879""#).ends_with(" [::1]:7879"));
+    }
+
+    #[test]
+    fn the_memory_budget_and_what_it_leaves_for_the_log_are_shown() {
+        let page = check(r#","shards":2,"memory_limit":67108864"#, Ring::Works).unwrap();
+        for row in [
+            "memory_limit               67108864 (memory_limit)\n",
+            "log                        16777216 bytes, 300 s\n",
+        ] {
+            assert!(page.contains(row), "{row} is not in\n{page}");
+        }
+        let line = check(r#","memory_limit":67108864,"log_bytes":67108864"#, Ring::Works).unwrap_err();
+        assert!(line.starts_with("log_bytes: found 67108864, wanted at most 33554432"), "{line}");
     }
 
     #[test]

@@ -4,12 +4,16 @@
 //! Nothing here runs on a core, and no event of Discord passes here.
 
 pub mod address;
+pub mod admin;
 pub mod args;
 pub mod check;
 pub mod config;
 pub mod coordinator;
+pub mod health;
 pub mod keys;
+pub mod ledger;
 pub mod log;
+pub mod memory;
 pub mod metrics;
 pub mod pages;
 pub mod presence;
@@ -18,8 +22,11 @@ pub mod resolve;
 pub mod rest;
 pub mod settings;
 pub mod signals;
+pub mod takeover;
 
 use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
@@ -29,17 +36,24 @@ use tracing::{error, info, warn};
 
 use self::args::Args;
 use self::config::{Config, Environment, Loaded, Notice, SHARDS_MAX};
-use self::coordinator::{Coordinator, Core, CoreOf, End, Helpers};
+use self::coordinator::{Coordinator, Core, CoreOf, End, Helpers, Opening};
 use self::keys::Refusal;
+use self::ledger::{KeptGateway, Ledger};
+use self::memory::{Budget, Watch};
 use self::pages::{Pages, Site};
 use self::probe::Machine;
 use self::resolve::Resolver;
-use self::rest::{Endpoint, GatewayBot};
-use crate::runtime::clock;
+use self::rest::{Asking, Endpoint, GatewayBot};
 use crate::runtime::mesh::ToControl;
 use crate::runtime::settings::{Backend, RuntimeSettings};
+use crate::runtime::takeover::Inherited;
+use crate::runtime::{clock, heap};
+use crate::session::identify::Reserve;
 use crate::wire::CloseCode;
 
+/// With an answer of Discord's from before the restart at hand, the new one is waited for no longer than this: clients' sessions
+/// wait as well.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 /// While Discord has not answered, how often that is looked for; a signal is heard at once.
 const FIRST_ANSWER_POLL: Duration = Duration::from_millis(50);
 
@@ -49,17 +63,22 @@ pub struct Cores<C> {
     pub senders: Vec<C>,
     pub threads: Vec<JoinHandle<()>>,
     pub core_of: CoreOf,
+    /// Where clients connect, and duplicates of the sockets that listen there.
+    pub listen: SocketAddr,
+    pub listeners: Vec<OwnedFd>,
 }
 
-/// The whole life of the process, after the arguments are read. `start` starts the runtime, which sends its mail to the given end.
+/// The whole life of the process, after the arguments are read. `activated` are listeners of the service manager's. `start` starts the
+/// runtime with the listeners it is given, if any; it sends its mail to the given end.
 pub fn run<C: Core>(
     args: &Args,
     environment: &Environment,
-    start: impl FnOnce(RuntimeSettings, mpsc::Sender<ToControl>) -> io::Result<Cores<C>>,
+    activated: Vec<OwnedFd>,
+    start: impl FnOnce(RuntimeSettings, Vec<OwnedFd>, mpsc::Sender<ToControl>) -> io::Result<Cores<C>>,
 ) -> ExitCode {
     let done = match config::load(args.config.as_deref(), environment) {
         Ok(loaded) if args.check => check::page(&loaded, &Machine::probe()).map(|page| print!("{page}")),
-        Ok(loaded) => serve(&loaded, args, start),
+        Ok(loaded) => serve(&loaded, args, activated, start),
         Err(refusal) => Err(refusal),
     };
     match done {
@@ -74,9 +93,11 @@ pub fn run<C: Core>(
 fn serve<C: Core>(
     loaded: &Loaded,
     args: &Args,
-    start: impl FnOnce(RuntimeSettings, mpsc::Sender<ToControl>) -> io::Result<Cores<C>>,
+    activated: Vec<OwnedFd>,
+    start: impl FnOnce(RuntimeSettings, Vec<OwnedFd>, mpsc::Sender<ToControl>) -> io::Result<Cores<C>>,
 ) -> Result<(), Refusal> {
     let config = &loaded.config;
+    takeover::check(args, config)?;
     let _log = log::start(config.log_level).map_err(refuse("the log"))?;
     info!(version = env!("CARGO_PKG_VERSION"), configuration = loaded.source, "starting");
     tell(&loaded.notices);
@@ -87,35 +108,85 @@ fn serve<C: Core>(
 
     let machine = Machine::probe();
     let backend = choose_backend(config, &machine)?;
+    let memory = memory::budget(config, &machine)?;
     let endpoint = Endpoint::new(config);
-    let Some(bot) = first_answer(&endpoint, &mail)? else {
+    let mut ledger = ledger(config);
+    let kept = ledger.gateway(clock::since_epoch());
+    let Some(first) = first_answer(&endpoint, &mail, kept.as_ref())? else {
         info!("stopped before the first core started");
         return Ok(());
     };
-    let settings = fit(config, &bot, &machine, backend)?;
+    let mut settings = fit(config, &first.bot, kept.as_ref().map(|it| it.shard_count), &machine, backend, &memory)?;
+    settings.clients_max = machine.clients_max(settings.clients_max, settings.shards.len() as u32);
+    let budget = ledger.budget(clock::since_epoch());
+    let opening = Opening {
+        limit: match (&first.asking, budget) {
+            // Our own count is newer than the answer that it began with.
+            (Some(_), Some(budget)) => budget.limit,
+            _ => first.bot.session_start_limit,
+        },
+        identified: budget.map(|it| it.identified).unwrap_or_default(),
+        reserve: config.identify_reserve.map_or(Reserve::ByShards(settings.shards.len() as u32), Reserve::Of),
+        gateway_url: settings.gateway_url.clone(),
+        shard_count: settings.shard_count,
+        asking: first.asking,
+    };
+    if opening.asking.is_none() {
+        ledger.keep_gateway(&first.bot, settings.shard_count, clock::since_epoch());
+    }
     let site = Site {
         externally_accessible_url: settings.externally_accessible_url.clone(),
         shards: settings.shards.clone(),
         shard_count: settings.shard_count,
+        has_admin_bind: config.admin_bind.is_some(),
     };
+    // Before the cores start: an address that cannot be had is the operator's mistake, and costs no IDENTIFY.
+    if let Some(address) = config.admin_bind {
+        admin::start(address, args.takeover, to_control.clone())
+            .map_err(|error| Refusal::of(format!("admin_bind {address}: {error}")))?;
+    }
     let resolver = Resolver::start().map_err(refuse("the resolver's thread"))?;
-    let cores = start(settings, to_control).map_err(refuse("the cores do not start"))?;
-    let senders = cores.senders.clone();
+    // Everything else is ready: from here on a running proxy drains, and its clients wait for this one.
+    let activated = Inherited { are_managed: !activated.is_empty(), listeners: activated };
+    let Inherited { listeners, are_managed } = takeover::inherit(args, config, &settings, activated)?;
+    let cores = start(settings.clone(), listeners, to_control.clone()).map_err(refuse("the cores do not start"))?;
+    if let Some(data_dir) = &config.data_dir {
+        let ours = Inherited { listeners: cores.listeners, are_managed };
+        takeover::open_door(data_dir, &settings, cores.listen, ours, to_control);
+    }
+    let (senders, askers) = (cores.senders.clone(), cores.senders.clone());
     let helpers = Helpers {
         resolver,
-        pages: Pages::start(site, move || coordinator::collect(&senders)).map_err(refuse("the pages' threads"))?,
+        pages: Pages::start(
+            site,
+            move || coordinator::collect(&senders),
+            move |wanted| coordinator::find(&askers, wanted),
+        )
+        .map_err(refuse("the pages' threads"))?,
         ask: Box::new(move || endpoint.ask_until_answered(rng())),
+        memory: Watch::new(memory.limit, clock::now(), heap::resident_bytes, heap::purge),
     };
-    let mut coordinator = Coordinator::new(cores.senders, cores.core_of, helpers, &bot, clock::now());
+    let mut coordinator = Coordinator::new(cores.senders, cores.core_of, helpers, opening, ledger, clock::now());
     let end = coordinator.serve(&mail);
-    let code = if args.close_upstream_offline { CloseCode::NORMAL } else { CloseCode::RECONNECTING };
-    let drained = coordinator.drain(&mail, code);
+    let goes_offline = args.close_upstream_offline && end != End::TakenOver;
+    let code = if goes_offline { CloseCode::NORMAL } else { CloseCode::RECONNECTING };
+    // Connections wait for a successor, or for the service manager to start this program again.
+    let leave_listeners = are_managed || end == End::TakenOver;
+    let drained = coordinator.drain(&mail, code, leave_listeners);
     if drained {
         join(cores.threads);
     }
     match (end, drained) {
         (End::Failed, _) => Err(Refusal::of("a core failed; the log says why")),
-        (End::Stopped, false) => Err(Refusal::of("not everything was sent within 10 s")),
+        // A successor sees the end of the process then.
+        (End::Stopped | End::TakenOver, false) => Err(Refusal::of("not everything was sent within 10 s")),
+        (End::TakenOver, true) => {
+            if let Some(successor) = coordinator.take_successor() {
+                info!(pid = successor.terms.pid, "taken over");
+                successor.tell_left();
+            }
+            Ok(())
+        }
         (End::Stopped, true) => {
             info!("stopped");
             Ok(())
@@ -146,12 +217,35 @@ fn choose_backend(config: &Config, machine: &Machine) -> Result<Backend, Refusal
     Ok(backend)
 }
 
-/// Waits for Discord's first answer. `None` when a signal came first.
-fn first_answer(endpoint: &Endpoint, mail: &mpsc::Receiver<ToControl>) -> Result<Option<GatewayBot>, Refusal> {
+fn ledger(config: &Config) -> Ledger {
+    let salt = getrandom::u64().unwrap_or_default();
+    Ledger::new(config.data_dir.as_deref(), &config.api_url, config.token.secret(), salt)
+}
+
+/// What the process starts with.
+struct FirstAnswer {
+    bot: GatewayBot,
+    /// The question goes on: `bot` is from before the restart.
+    asking: Option<Asking>,
+}
+
+/// Waits for Discord's first answer, or takes the one from before the restart when REST fails or is slow: an outage of REST must not
+/// keep sessions down that could be resumed. `None` when a signal came first.
+fn first_answer(
+    endpoint: &Endpoint,
+    mail: &mpsc::Receiver<ToControl>,
+    kept: Option<&KeptGateway>,
+) -> Result<Option<FirstAnswer>, Refusal> {
     let mut asking = endpoint.ask_until_answered(rng());
+    let patience = clock::now() + ANSWER_PATIENCE;
     loop {
         if let Some(answer) = asking.poll() {
-            return answer.map(Some).map_err(Refusal::of);
+            return answer.map(|bot| Some(FirstAnswer { bot, asking: None })).map_err(Refusal::of);
+        }
+        if let Some(kept) = kept.filter(|_| asking.failed().is_some() || clock::now() >= patience) {
+            let why = asking.failed().unwrap_or("slow").to_owned();
+            warn!(why, age = ?kept.age, "REST does not answer: starting with its answer from before, and asking on");
+            return Ok(Some(FirstAnswer { bot: kept.bot.clone(), asking: Some(asking) }));
         }
         match mail.recv_timeout(FIRST_ANSWER_POLL) {
             Err(RecvTimeoutError::Timeout) => {}
@@ -162,12 +256,28 @@ fn first_answer(endpoint: &Endpoint, mail: &mpsc::Receiver<ToControl>) -> Result
 }
 
 /// The runtime's settings, after the machine was measured against them.
-fn fit(config: &Config, bot: &GatewayBot, machine: &Machine, backend: Backend) -> Result<RuntimeSettings, Refusal> {
-    let mut settings = settings::settings(config, bot, backend, Vec::new())?;
+fn fit(
+    config: &Config,
+    bot: &GatewayBot,
+    shards_before: Option<u32>,
+    machine: &Machine,
+    backend: Backend,
+    memory: &Budget,
+) -> Result<RuntimeSettings, Refusal> {
+    let wanted = settings::shards_wanted(bot.shards, shards_before);
+    if config.shards.is_none() && wanted != bot.shards {
+        info!(
+            recommended = bot.shards,
+            shards = wanted,
+            "staying with the number of shards from before: set `shards` to change it"
+        );
+    }
+    let (shards, shard_count) = settings::shard_range(config, wanted)?;
+    let mut settings = settings::settings(config, bot, shards, shard_count, backend, memory.log_bytes);
     let held = settings.shards.len() as u32;
     settings.cores = machine.cores(&config.cores, held)?;
     let shortfalls = [machine.memlock_shortfall(backend, settings.cores.len()), machine.open_files_shortfall(held)?];
-    for line in shortfalls.into_iter().flatten() {
+    for line in shortfalls.into_iter().flatten().chain(memory.warning.clone()) {
         warn!("{line}");
     }
     let limit = bot.session_start_limit;
@@ -180,6 +290,8 @@ fn fit(config: &Config, bot: &GatewayBot, machine: &Machine, backend: Backend) -
         backend = ?backend,
         cores = ?settings.cores,
         listen = %settings.listen,
+        memory_limit = memory.limit,
+        log_bytes = memory.log_bytes,
         "connecting"
     );
     if limit.remaining < held {
@@ -187,7 +299,7 @@ fn fit(config: &Config, bot: &GatewayBot, machine: &Machine, backend: Backend) -
             identify_remaining = limit.remaining,
             shards = held,
             resets_in = ?limit.reset_after,
-            "fewer IDENTIFYs are left than shards: the last ones wait until the limit resets"
+            "fewer IDENTIFYs are left than shards: those without a session to resume may have to wait until the limit resets"
         );
     }
     Ok(settings)

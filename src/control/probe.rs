@@ -50,10 +50,13 @@ impl Ring {
             }
             Self::Forbidden => {
                 "io_uring is forbidden, most likely by the container's seccomp profile; remedy: run the \
-                container with --security-opt seccomp=PROFILE, made as tuning/README.md says"
+                container with --security-opt seccomp=tuning/seccomp.json"
                     .into()
             }
-            Self::Absent => format!("this kernel ({kernel}) has no io_uring; remedy: Linux 6.1 or newer"),
+            Self::Absent => format!(
+                "this kernel ({kernel}) has no io_uring, or the container's seccomp profile hides it; remedy: Linux 6.1 or newer, \
+                and in a container --security-opt seccomp=tuning/seccomp.json"
+            ),
             Self::TooOld => {
                 format!("the io_uring of this kernel ({kernel}) is too old; remedy: Linux 6.1 or newer")
             }
@@ -70,6 +73,14 @@ impl Ring {
     }
 }
 
+/// Memory that the process may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    pub bytes: u64,
+    /// The limit of a control group, over which the kernel kills; else the machine's own memory.
+    pub is_groups: bool,
+}
+
 /// What was found.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -81,6 +92,8 @@ pub struct Machine {
     /// Soft limits after they were raised to the hard ones; `None` means unlimited.
     pub memlock: Option<u64>,
     pub open_files: Option<u64>,
+    /// `None` when neither a control group nor the machine says.
+    pub memory: Option<Memory>,
 }
 
 impl Machine {
@@ -95,6 +108,7 @@ impl Machine {
             cpus: core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect(),
             memlock,
             open_files: raise(Resource::Nofile),
+            memory: probe_memory(|path| fs::read_to_string(path).ok()),
         }
     }
 
@@ -142,6 +156,14 @@ impl Machine {
         ))
     }
 
+    /// `wanted` connections of clients, or as many as leave the shards the open files that they need: a flood of clients must
+    /// never keep a shard from connecting again.
+    pub fn clients_max(&self, wanted: usize, shards: u32) -> usize {
+        let Some(limit) = self.open_files else { return wanted };
+        let room = limit.saturating_sub(FILES_BASE / 2 + 2 * u64::from(shards)).max(FILES_BASE / 16);
+        wanted.min(usize::try_from(room).unwrap_or(usize::MAX))
+    }
+
     /// Whether enough files may be open for `shards`. A refusal when not even the shards themselves fit, a line with the remedy
     /// when their clients may not.
     pub fn open_files_shortfall(&self, shards: u32) -> Result<Option<String>, Refusal> {
@@ -152,6 +174,38 @@ impl Machine {
              ulimit -n {needed}, LimitNOFILE={needed} in a systemd unit, or --ulimit nofile={needed} for a container"
         );
         if limit < FILES_BASE / 4 + u64::from(shards) { Err(Refusal::of(line)) } else { Ok(Some(line)) }
+    }
+}
+
+/// The smallest limit of the control groups that the process is in, of version 2 or 1, if that is less than the machine's memory; else that.
+/// In a container the path of the group may be the host's, so the root as it is mounted here counts too.
+fn probe_memory(read: impl Fn(&str) -> Option<String>) -> Option<Memory> {
+    let machine = read("/proc/meminfo").and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?.trim();
+        line.parse::<u64>().ok()?.checked_mul(1024)
+    });
+    let groups = read("/proc/self/cgroup").unwrap_or_default();
+    let files = groups.lines().flat_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let (root, file) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            _ if controllers.split(',').any(|it| it == "memory") => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            _ => return Vec::new(),
+        };
+        // The limits of all groups above count as well.
+        std::path::Path::new(path)
+            .ancestors()
+            .map(|path| format!("{root}{}/{file}", path.display()).replace("//", "/"))
+            .collect()
+    });
+    // Without a limit version 2 says `max`, and version 1 a number beyond any memory.
+    let group = files.filter_map(|file| read(&file)?.trim().parse::<u64>().ok()).min();
+    match (group, machine) {
+        (Some(group), machine) if machine.is_none_or(|machine| group < machine) => {
+            Some(Memory { bytes: group, is_groups: true }).filter(|it| it.bytes < 1 << 60)
+        }
+        (_, machine) => machine.map(|bytes| Memory { bytes, is_groups: false }),
     }
 }
 
@@ -191,7 +245,7 @@ mod tests {
     use super::*;
 
     fn machine(ring: Ring) -> Machine {
-        Machine { ring, kernel: "5.4.0".into(), cpus: vec![0, 2, 3], memlock: None, open_files: None }
+        Machine { ring, kernel: "5.4.0".into(), cpus: vec![0, 2, 3], memlock: None, open_files: None, memory: None }
     }
 
     const BROKEN: [Ring; 6] = [
@@ -274,9 +328,44 @@ mod tests {
     }
 
     #[test]
+    fn clients_never_get_the_files_that_shards_need() {
+        let with = |open_files| Machine { open_files, ..machine(Ring::Works) };
+        assert_eq!(with(None).clients_max(16_384, 225), 16_384);
+        assert_eq!(with(Some(1 << 20)).clients_max(16_384, 225), 16_384);
+        assert_eq!(with(Some(1024)).clients_max(16_384, 225), 1024 - 128 - 450);
+        assert_eq!(with(Some(100)).clients_max(16_384, 225), 16);
+        assert_eq!(with(Some(1024)).clients_max(5, 225), 5);
+    }
+
+    #[test]
+    fn the_smallest_limit_of_the_groups_counts_or_the_machine() {
+        let memory = |files: &[(&str, &str)]| {
+            let found = probe_memory(|path| files.iter().find(|it| it.0 == path).map(|it| it.1.to_owned()));
+            found.map(|it| (it.bytes, it.is_groups))
+        };
+        let machine = ("/proc/meminfo", "MemTotal:       4096 kB\nMemFree: 1 kB\n");
+        assert_eq!(memory(&[]), None);
+        assert_eq!(memory(&[machine]), Some((4 << 20, false)));
+        let v2 = ("/proc/self/cgroup", "0::/a.slice/b.service\n");
+        let top = ("/sys/fs/cgroup/memory.max", "max\n");
+        assert_eq!(memory(&[machine, v2, top]), Some((4 << 20, false)));
+        let above = ("/sys/fs/cgroup/a.slice/memory.max", "1048576\n");
+        let own = ("/sys/fs/cgroup/a.slice/b.service/memory.max", "2097152\n");
+        assert_eq!(memory(&[machine, v2, above, own, top]), Some((1 << 20, true)));
+        let larger = ("/sys/fs/cgroup/a.slice/memory.max", "8388608\n");
+        assert_eq!(memory(&[machine, v2, larger]), Some((4 << 20, false)));
+        // A container whose group has the host's path, under version 1.
+        let v1 = ("/proc/self/cgroup", "5:cpu:/x\n4:memory:/docker/7\n");
+        let root = ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "3145728");
+        assert_eq!(memory(&[machine, v1, root]), Some((3 << 20, true)));
+        let unlimited = ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712");
+        assert_eq!(memory(&[v1, unlimited]), None);
+    }
+
+    #[test]
     fn probing_this_machine_raises_the_limits_and_does_not_panic() {
         let machine = Machine::probe();
         assert_eq!(machine.open_files, getrlimit(Resource::Nofile).current);
-        assert!(!machine.kernel.is_empty() && !machine.cpus.is_empty());
+        assert!(!machine.kernel.is_empty() && !machine.cpus.is_empty() && machine.memory.is_some());
     }
 }

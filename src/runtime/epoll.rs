@@ -28,8 +28,9 @@ const EVENTS_MAX: usize = 512;
 const ACCEPTS_MAX: usize = 64;
 
 /// Not tokens: a generation comes nowhere near.
-const LISTENER: u64 = u64::MAX;
-const MAILBOX: u64 = u64::MAX - 1;
+const MAILBOX: u64 = u64::MAX;
+/// And the number of the listener.
+const LISTENERS: u64 = 1 << 63;
 
 const READABLE: u32 = libc::EPOLLIN as u32;
 const WRITABLE: u32 = libc::EPOLLOUT as u32;
@@ -43,9 +44,9 @@ struct Interest(u32);
 pub struct Epoll {
     epoll: OwnedFd,
     table: Table<Interest>,
-    listener: Option<OwnedFd>,
-    /// The listener is registered with epoll.
-    listening: bool,
+    listeners: Vec<OwnedFd>,
+    /// So many of them, the first ones, are registered with epoll.
+    watched: usize,
     mailbox: Option<OwnedFd>,
     ready: Vec<libc::epoll_event>,
     /// Sockets with bytes, as this turn found them; `next` receives from them.
@@ -58,8 +59,8 @@ impl Epoll {
         Ok(Self {
             epoll: sys::epoll()?,
             table: Table::new(),
-            listener: None,
-            listening: false,
+            listeners: Vec::new(),
+            watched: 0,
             mailbox: None,
             ready: Vec::with_capacity(EVENTS_MAX),
             readable: VecDeque::with_capacity(EVENTS_MAX),
@@ -128,8 +129,9 @@ impl Epoll {
         }
     }
 
-    fn accept(&mut self) -> io::Result<()> {
-        let Some(listener) = &self.listener else { return Ok(()) };
+    fn accept(&mut self, number: usize) {
+        // One of the same turn may have made accepting rest.
+        let Some(listener) = self.listeners[..self.watched].get(number) else { return };
         for _ in 0..ACCEPTS_MAX {
             match sys::accept(listener.as_fd()) {
                 Ok(socket) => self.table.push(Event::Accepted(socket)),
@@ -138,32 +140,29 @@ impl Epoll {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    sys::epoll_control(self.epoll.as_fd(), libc::EPOLL_CTL_DEL, listener.as_fd(), 0, LISTENER)?;
-                    self.listening = false;
+                    self.ignore_listeners();
                     self.table.pause_accepting(&error);
                     break;
                 }
             }
         }
-        Ok(())
     }
 
-    fn on_ready(&mut self, data: u64, events: u32) -> io::Result<()> {
+    fn on_ready(&mut self, data: u64, events: u32) {
         match data {
-            LISTENER => return self.accept(),
             MAILBOX => {
                 if self.mailbox.as_ref().is_some_and(|it| sys::eventfd_drain(it.as_fd())) {
                     self.table.push(Event::Mail);
                 }
-                return Ok(());
+                return;
             }
+            LISTENERS.. => return self.accept((data - LISTENERS) as usize),
             _ => {}
         }
         let token = Token(data);
-        let Some(socket) = self.table.get(token) else { return Ok(()) };
+        let Some(socket) = self.table.get(token) else { return };
         if socket.phase == Phase::Connecting {
-            self.table.on_connect(token);
-            return Ok(());
+            return self.table.on_connect(token);
         }
         if socket.wants_read() && events & (READABLE | BROKEN) != 0 {
             self.readable.push_back(token);
@@ -171,36 +170,49 @@ impl Epoll {
         if socket.waiting && events & (WRITABLE | BROKEN) != 0 {
             self.table.on_writable(token);
         }
+    }
+
+    /// Has epoll report the listeners, unless accepting rests.
+    fn watch_listeners(&mut self) -> io::Result<()> {
+        if self.table.accepting_rests() {
+            return Ok(());
+        }
+        while let Some(listener) = self.listeners.get(self.watched) {
+            let data = LISTENERS + self.watched as u64;
+            sys::epoll_control(self.epoll.as_fd(), libc::EPOLL_CTL_ADD, listener.as_fd(), READABLE, data)?;
+            self.watched += 1;
+        }
         Ok(())
     }
 
-    /// Has epoll report the listener, unless accepting rests.
-    fn watch_listener(&mut self) -> io::Result<()> {
-        let Some(listener) = &self.listener else { return Ok(()) };
-        if !self.listening && !self.table.accepting_rests() {
-            sys::epoll_control(self.epoll.as_fd(), libc::EPOLL_CTL_ADD, listener.as_fd(), READABLE, LISTENER)?;
-            self.listening = true;
+    /// Closing alone would not do: epoll goes on reporting a socket of which there are duplicates.
+    fn ignore_listeners(&mut self) {
+        for listener in &self.listeners[..self.watched] {
+            // Fails for what is not registered only.
+            let _ = sys::epoll_control(self.epoll.as_fd(), libc::EPOLL_CTL_DEL, listener.as_fd(), 0, 0);
         }
-        Ok(())
+        self.watched = 0;
     }
 }
 
 impl Net for Epoll {
     fn listen(&mut self, socket: OwnedFd) -> io::Result<()> {
-        if self.listener.is_some() {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        self.listener = Some(socket);
-        self.watch_listener()
+        self.listeners.push(socket);
+        self.watch_listeners()
     }
 
     fn stop_listening(&mut self) {
-        if let Some(listener) = self.listener.take() {
+        self.ignore_listeners();
+        for listener in self.listeners.drain(..) {
             // Whoever holds a duplicate must not keep the port open. It cannot fail for a listener.
             let _ = sys::shutdown(listener.as_fd(), Shutdown::Read);
         }
-        self.listening = false;
         self.table.forget_accepted();
+    }
+
+    fn leave_listeners(&mut self) {
+        self.ignore_listeners();
+        self.listeners.clear();
     }
 
     fn connect(&mut self, address: SocketAddr) -> io::Result<Token> {
@@ -251,7 +263,7 @@ impl Net for Epoll {
 
     fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.table.expire();
-        self.watch_listener()?;
+        self.watch_listeners()?;
         // What was not taken is still readable, and level-triggered says so again.
         self.readable.clear();
         for _ in 0..self.table.dirty_len() {
@@ -266,7 +278,7 @@ impl Net for Epoll {
             _ => {}
         }
         for event in ready.drain(..) {
-            self.on_ready(event.u64, event.events)?;
+            self.on_ready(event.u64, event.events);
         }
         self.ready = ready;
         Ok(())

@@ -3,13 +3,17 @@
 //! `start` pins one thread per core, each with its own `Net` backend, its shards and its clients. Cores and the control thread
 //! speak through `mesh` alone. With a `data_dir` there is one more thread, `storage`.
 
+pub mod activation;
 pub mod chunk;
 pub mod client;
 pub mod clock;
 mod conns;
 pub mod core;
+pub mod cpu;
 pub mod epoll;
+pub mod heap;
 mod link;
+mod listeners;
 pub mod mesh;
 pub mod net;
 mod outbox;
@@ -18,6 +22,7 @@ pub mod settings;
 pub mod storage;
 pub mod sys;
 mod table;
+pub mod takeover;
 mod tls;
 pub mod uring;
 
@@ -28,6 +33,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
+use crate::cache::Shapes;
 use crate::session::client::Rules;
 use crate::session::payload::Token;
 use crate::session::upstream::UpstreamSettings;
@@ -50,10 +56,16 @@ pub struct Runtime {
     pub placement: Placement,
     /// Where clients connect: the configured address with the port that it has got.
     pub listen: SocketAddr,
+    /// Duplicates of all listeners, to be handed to a process that takes over.
+    pub listeners: Vec<OwnedFd>,
 }
 
-/// Starts one pinned thread per core. Clients can connect when it returns.
-pub fn start(settings: &RuntimeSettings, control: mpsc::Sender<ToControl>) -> io::Result<Runtime> {
+/// Starts one pinned thread per core. Clients can connect when it returns, to `inherited` listeners if there are any.
+pub fn start(
+    settings: &RuntimeSettings,
+    inherited: Vec<OwnedFd>,
+    control: mpsc::Sender<ToControl>,
+) -> io::Result<Runtime> {
     let placement = Placement::new(settings.shards.clone(), settings.cores.len());
     let shared = Arc::new(Shared {
         rules: Rules {
@@ -61,23 +73,21 @@ pub fn start(settings: &RuntimeSettings, control: mpsc::Sender<ToControl>) -> io
             validate_token: settings.validate_token,
             shards: settings.shards.clone(),
             shard_count: settings.shard_count,
+            limits: settings.client_limits,
         },
         placement: placement.clone(),
         upstream_compression: settings.upstream_compression,
         allow_compression: settings.allow_compression,
+        clients_max: settings.clients_max.div_ceil(settings.cores.len().max(1)),
         tls: tls::client_config()?,
         backend: match settings.backend {
             Backend::IoUring => "io_uring",
             Backend::Epoll => "epoll",
         },
     });
-    // With SO_REUSEPORT each core has a listener of its own; the first one finds the port.
-    sys::refuse_a_taken_port(settings.listen)?;
-    let mut listeners = vec![sys::listen_on(settings.listen)?];
+    let dealt = listeners::deal(settings.listen, inherited, settings.cores.len())?;
+    let listeners = dealt.iter().flatten().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>()?;
     let listen = sys::bound_address(&listeners[0])?;
-    for _ in 1..settings.cores.len() {
-        listeners.push(sys::listen_on(listen)?);
-    }
     let mut senders = Vec::new();
     let mut receivers = Vec::new();
     for _ in &settings.cores {
@@ -93,11 +103,11 @@ pub fn start(settings: &RuntimeSettings, control: mpsc::Sender<ToControl>) -> io
         recovered = found.opening.shards.into_iter().collect();
         threads.push(found.thread);
     }
-    for (index, (listener, (mail, wake))) in listeners.into_iter().zip(receivers).enumerate() {
+    for (index, (listeners, (mail, wake))) in dealt.into_iter().zip(receivers).enumerate() {
         let seat = CoreStart {
             index,
             cpu: settings.cores[index],
-            listener,
+            listeners,
             wake: wake.try_clone()?,
             mail,
             control: control.clone(),
@@ -112,14 +122,14 @@ pub fn start(settings: &RuntimeSettings, control: mpsc::Sender<ToControl>) -> io
         let thread = std::thread::Builder::new().name(format!("core-{index}")).spawn(move || seat.run(backend))?;
         threads.push(thread);
     }
-    Ok(Runtime { cores: senders, threads, placement, listen })
+    Ok(Runtime { cores: senders, threads, placement, listen, listeners })
 }
 
 /// All that a core's thread takes with it.
 struct CoreStart {
     index: usize,
     cpu: usize,
-    listener: OwnedFd,
+    listeners: Vec<OwnedFd>,
     wake: OwnedFd,
     mail: mpsc::Receiver<ToCore>,
     control: mpsc::Sender<ToControl>,
@@ -175,10 +185,13 @@ impl CoreStart {
     }
 
     fn run_on<N: Net>(mut self, mut net: N) -> io::Result<()> {
-        net.listen(self.listener)?;
+        for listener in self.listeners {
+            net.listen(listener)?;
+        }
         net.watch_mailbox(self.wake)?;
         let now = clock::now();
         let settings = &self.settings;
+        let shapes = Shapes::default();
         let shards = self.shared.placement.shards_of(self.index).map(|shard| {
             let upstream = UpstreamSettings {
                 shard,
@@ -195,9 +208,9 @@ impl CoreStart {
                 externally_accessible_url: settings.externally_accessible_url.clone(),
             };
             match self.recovered.remove(&shard) {
-                Some(recovered) => Shard::restore(shard_settings, &recovered, random_seed(), now),
+                Some(recovered) => Shard::restore(shard_settings, shapes.clone(), &recovered, random_seed(), now),
                 None => {
-                    let mut shard = Shard::new(shard_settings, random_seed(), now);
+                    let mut shard = Shard::new(shard_settings, shapes.clone(), random_seed(), now);
                     if self.generation.is_some() {
                         shard.begin_journal();
                     }

@@ -38,7 +38,7 @@ impl Token {
 /// What happened during a turn.
 #[derive(Debug)]
 pub enum Event {
-    /// A connection was accepted from the listener. Non-blocking, TCP_NODELAY set, not yet added.
+    /// A connection was accepted from a listener. Non-blocking, TCP_NODELAY set, not yet added.
     Accepted(OwnedFd),
     /// The connection begun by `connect` is open; reading has begun.
     Connected(Token),
@@ -63,11 +63,15 @@ pub enum Event {
 /// `table::ACCEPT_PAUSE` (one warning in the log; the kernel's backlog holds those who wait). Received bytes by the backend's
 /// buffers: when all are out, the sockets wait and TCP slows their senders. Outboxes by the caller, who asks `pending`.
 pub trait Net: Sized {
-    /// Accept from a listening non-blocking socket until `stop_listening`. Errs when there is a listener already.
+    /// Accept from a listening non-blocking socket, and from those that were given before, until `stop_listening` or
+    /// `leave_listeners`.
     fn listen(&mut self, socket: OwnedFd) -> io::Result<()>;
-    /// Close the listener: new connections are refused from now on. No `Accepted` follows; connections that wait in the backlog
-    /// are reset.
+    /// Close the listeners, whoever holds duplicates of them: new connections are refused from now on. No `Accepted` follows;
+    /// connections that wait in the backlog are reset.
     fn stop_listening(&mut self);
+    /// Accept no more, and leave the listeners as they are to whoever holds duplicates: connections wait in the backlog. For those
+    /// that the kernel has accepted already `Accepted` still follows; `len` counts a listener until that is certain to be over.
+    fn leave_listeners(&mut self);
     /// Begin a TCP connection (TCP_NODELAY set); `Connected` or `Closed` follows, however late: a limit in time is
     /// the caller's, with `close`. Bytes may be queued at once. Errs only when there is no socket to be had.
     fn connect(&mut self, address: SocketAddr) -> io::Result<Token>;
@@ -97,7 +101,8 @@ pub trait Net: Sized {
     fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()>;
     /// The next event of this turn.
     fn next(&mut self) -> Option<Event>;
-    /// Sockets in this backend: also those that linger or whose `Closed` was not taken yet; the listener is not counted.
+    /// Sockets in this backend: also those that linger or whose `Closed` was not taken yet; listeners are not counted, but those
+    /// that are being left.
     fn len(&self) -> usize;
     /// Whether there is no socket.
     fn is_empty(&self) -> bool {

@@ -134,6 +134,16 @@ pub fn shutdown(socket: BorrowedFd<'_>, how: Shutdown) -> io::Result<()> {
     check(unsafe { libc::shutdown(socket.as_raw_fd(), how) }).map(drop)
 }
 
+/// The user at the other end of a Unix socket, as of its connect or listen (SO_PEERCRED).
+pub fn peer_uid(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    let fd = socket.as_raw_fd();
+    // SAFETY: `peer` and `len` are valid for writes, and `len` is the size of `peer`.
+    check(unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut len) })?;
+    Ok(peer.uid)
+}
+
 /// Makes a socket taken out of a core usable by a thread that blocks: it waits, but no longer than `send_timeout` per send.
 ///
 /// Errors when `send_timeout` is zero. Receives wait without a limit: the request has been read already.

@@ -52,6 +52,17 @@ struct Flight {
     sent: Option<io::Result<usize>>,
 }
 
+/// A socket that is accepted from, and its accept under way.
+struct Listener {
+    /// Which one this is: answers for an earlier one are refused.
+    number: u64,
+    fd: OwnedFd,
+    accepting: bool,
+    /// The accept is being ended; after its last answer the listener goes.
+    leaving: bool,
+    cancelling: bool,
+}
+
 /// The io_uring backend. Stays on the thread that made it.
 pub struct Ring {
     queue: Queue,
@@ -60,10 +71,9 @@ pub struct Ring {
     hungry: Vec<Token>,
     /// Those that got some.
     fed: Vec<Token>,
-    listener: Option<OwnedFd>,
-    /// Which listener this is: answers for an earlier one are refused.
+    listeners: Vec<Listener>,
+    /// The number of the newest listener.
     listener_number: u64,
-    accepting: bool,
     mailbox: Option<OwnedFd>,
     polling_mail: bool,
     /// Something follows when a send of this turn takes everything. The kernel does not report that, so the turn does not sleep.
@@ -87,9 +97,8 @@ impl Ring {
             table: Table::new(),
             hungry: Vec::new(),
             fed: Vec::new(),
-            listener: None,
+            listeners: Vec::new(),
             listener_number: 0,
-            accepting: false,
             mailbox: None,
             polling_mail: false,
             hasty: false,
@@ -114,12 +123,15 @@ impl Ring {
                 self.prepare(token)?;
             }
         }
-        if let Some(listener) = &self.listener
-            && !self.accepting
-            && !self.table.accepting_rests()
-        {
-            self.accepting = true;
-            self.queue.accept(self.listener_number, listener.as_fd())?;
+        for listener in &mut self.listeners {
+            if listener.leaving && !listener.cancelling {
+                listener.cancelling = true;
+                self.queue.cancel_accept(listener.number)?;
+            }
+            if !listener.leaving && !listener.accepting && !self.table.accepting_rests() {
+                listener.accepting = true;
+                self.queue.accept(listener.number, listener.fd.as_fd())?;
+            }
         }
         if let Some(mailbox) = &self.mailbox
             && !self.polling_mail
@@ -235,6 +247,13 @@ impl Ring {
                 }
             }
             Op::Accept => self.on_accept(completion),
+            Op::CancelAccept => {
+                let number = token.0;
+                if let Some(listener) = self.listeners.iter_mut().find(|it| it.number == number) {
+                    listener.cancelling = false;
+                    self.hasty = true;
+                }
+            }
             Op::PollMail => {
                 self.polling_mail = completion.more;
                 if self.mailbox.as_ref().is_some_and(|it| sys::eventfd_drain(it.as_fd())) {
@@ -275,10 +294,12 @@ impl Ring {
     }
 
     fn on_accept(&mut self, completion: Completion) {
-        if self.listener.is_none() || completion.token != Token(self.listener_number) {
-            return;
+        let Some(at) = self.listeners.iter().position(|it| Token(it.number) == completion.token) else { return };
+        let listener = &mut self.listeners[at];
+        listener.accepting = completion.more;
+        if listener.leaving && !completion.more {
+            self.listeners.swap_remove(at);
         }
-        self.accepting = completion.more;
         match (completion.accepted, completion.result) {
             (Some(socket), _) => {
                 // It errs for a connection that is gone already, and that is found out by reading.
@@ -288,6 +309,8 @@ impl Ring {
             (None, Err(error)) => match error.raw_os_error() {
                 // The connection went away between its arrival and now, or the call was disturbed.
                 Some(libc::ECONNABORTED | libc::EINTR | libc::EAGAIN) => {}
+                // By us: the listener is left.
+                Some(libc::ECANCELED) => {}
                 _ => self.table.pause_accepting(&error),
             },
             (None, Ok(_)) => {}
@@ -307,21 +330,25 @@ impl Ring {
 
 impl Net for Ring {
     fn listen(&mut self, socket: OwnedFd) -> io::Result<()> {
-        if self.listener.is_some() {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        self.listener = Some(socket);
         self.listener_number += 1;
-        self.accepting = false;
+        let number = self.listener_number;
+        self.listeners.push(Listener { number, fd: socket, accepting: false, leaving: false, cancelling: false });
         Ok(())
     }
 
     fn stop_listening(&mut self) {
-        if let Some(listener) = self.listener.take() {
+        for listener in self.listeners.extract_if(.., |it| !it.leaving) {
             // The accept under way holds the listener; this ends it, and the port is free at once. It cannot fail for a listener.
-            let _ = sys::shutdown(listener.as_fd(), Shutdown::Read);
+            let _ = sys::shutdown(listener.fd.as_fd(), Shutdown::Read);
         }
         self.table.forget_accepted();
+    }
+
+    fn leave_listeners(&mut self) {
+        self.listeners.retain(|it| it.accepting);
+        for listener in &mut self.listeners {
+            listener.leaving = true;
+        }
     }
 
     fn connect(&mut self, address: SocketAddr) -> io::Result<Token> {
@@ -384,6 +411,6 @@ impl Net for Ring {
     }
 
     fn len(&self) -> usize {
-        self.table.len()
+        self.table.len() + self.listeners.iter().filter(|it| it.leaving).count()
     }
 }

@@ -79,7 +79,7 @@ impl Shard {
         let shard = identify.shard_or_default();
         let wants_guilds = identify.intents & self.settings.upstream.intents & super::epoch::INTENT_GUILDS != 0;
         self.seats.push(Seat::new(key, id, shard, wants_guilds));
-        if self.is_settled() {
+        if self.is_settled() && !self.holds_snapshots {
             self.begin_seat(self.seats.len() - 1);
         }
         Ok(key)

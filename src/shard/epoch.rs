@@ -92,7 +92,7 @@ impl Shard {
                 }
             }
         }
-        if !self.is_settled() {
+        if !self.is_settled() || self.holds_snapshots {
             return;
         }
         for at in 0..self.seats.len() {

@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::Shard;
+use super::pressure::Pressure;
 use super::seat::SeatKey;
 
 /// How much log the shards of one core may hold.
@@ -22,13 +23,14 @@ pub struct LogBudget {
 pub struct Group {
     pub shards: Vec<Shard>,
     budget: LogBudget,
+    pressure: Pressure,
     /// Segments dropped for want of room before their time was over.
     dropped_early: u64,
 }
 
 impl Group {
     pub fn new(shards: Vec<Shard>, budget: LogBudget) -> Self {
-        Self { shards, budget, dropped_early: 0 }
+        Self { shards, budget, pressure: Pressure::None, dropped_early: 0 }
     }
 
     /// Segments that had to go before `keep` was over.
@@ -39,6 +41,24 @@ impl Group {
     /// Bytes of log held by all shards.
     pub fn log_bytes(&self) -> usize {
         self.shards.iter().map(|it| it.log().bytes()).sum()
+    }
+
+    /// Memory has become shorter, or is there again: the logs shrink at once, and grow again as events come.
+    pub fn set_pressure(&mut self, now: Instant, pressure: Pressure) {
+        self.pressure = pressure;
+        for shard in &mut self.shards {
+            shard.hold_snapshots(now, pressure.holds_snapshots());
+        }
+        self.trim_to_budget();
+    }
+
+    pub fn pressure(&self) -> Pressure {
+        self.pressure
+    }
+
+    /// Bytes of log that all shards may hold now.
+    fn allowed_bytes(&self) -> usize {
+        self.pressure.log_bytes(self.budget.bytes)
     }
 
     /// Gives back what is older than the budget's time. For a slow timer.
@@ -56,7 +76,8 @@ impl Group {
     /// core counts a store that does not take them as lost.
     pub fn trim_to_budget(&mut self) {
         let mut held = self.log_bytes();
-        while held > self.budget.bytes {
+        let allowed = self.allowed_bytes();
+        while held > allowed {
             let oldest = self.shards.iter_mut().filter(|it| it.log().oldest_segment().is_some());
             let Some(shard) = oldest.min_by_key(|it| it.log().oldest_segment()) else { return self.close_oldest() };
             let before = shard.log().bytes();
@@ -71,7 +92,7 @@ impl Group {
     pub fn is_endangered(&self, shard: usize, key: SeatKey) -> bool {
         let log = self.shards[shard].log();
         !self.shards[shard].has_store()
-            && self.log_bytes() > self.budget.bytes / 10 * 9
+            && self.log_bytes() > self.allowed_bytes() / 10 * 9
             && self.shards[shard].lag_bytes(key) as usize > log.bytes() / 2
     }
 

@@ -19,6 +19,7 @@ pub mod group;
 pub mod journal;
 mod loaded;
 pub mod log;
+pub mod pressure;
 mod record;
 mod recover;
 pub mod report;
@@ -29,9 +30,9 @@ mod segment;
 mod tally;
 
 use std::collections::{BTreeSet, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::cache::{Cache, CacheFlags, Touch};
+use crate::cache::{Cache, CacheFlags, Shapes, Touch};
 use crate::session::commands::Commands;
 use crate::session::requests::Route;
 use crate::session::upstream::{Received, Status, Upstream, UpstreamAction, UpstreamSettings};
@@ -43,7 +44,7 @@ use durable::Held;
 use journal::{Gates, Journal};
 use loaded::Loaded;
 use log::{Audience, Log};
-use report::ShardReport;
+use report::{ShardReport, Wanted};
 use restoring::Restoring;
 use seat::{Phase, Seat, SeatKey};
 use tally::Tally;
@@ -98,6 +99,8 @@ pub struct Shard {
     seeking_due: Option<Instant>,
     /// READY has come and the guild stream is not over: when it counts as over at the latest.
     guilds_due: Option<Instant>,
+    /// Memory is short: who identifies waits.
+    holds_snapshots: bool,
     /// Guilds of READY that have not come yet.
     pending: BTreeSet<GuildId>,
     base: u64,
@@ -139,10 +142,11 @@ pub struct Shard {
 }
 
 impl Shard {
-    pub fn new(settings: ShardSettings, seed: u64, now: Instant) -> Self {
+    /// `shapes` is shared with the other shards of the core.
+    pub fn new(settings: ShardSettings, shapes: Shapes, seed: u64, now: Instant) -> Self {
         Self {
             upstream: Upstream::new(settings.upstream.clone(), seed, now),
-            cache: Cache::new(settings.cache),
+            cache: Cache::new(settings.cache, shapes),
             log: Log::default(),
             commands: Commands::new(&mut fastrand::Rng::with_seed(seed ^ 2), now),
             seats: Vec::new(),
@@ -150,6 +154,7 @@ impl Shard {
             snapshots: 0,
             seeking_due: None,
             guilds_due: None,
+            holds_snapshots: false,
             pending: BTreeSet::new(),
             base: 0,
             journal: None,
@@ -218,9 +223,14 @@ impl Shard {
         self.upstream.on_closed(now, code);
     }
 
+    /// The upgrade that has just failed asked us to stay away for this long. Call after `on_closed`.
+    pub fn on_retry_after(&mut self, now: Instant, wait: Duration) {
+        self.upstream.on_retry_after(now, wait);
+    }
+
     /// One whole payload of Discord's. On an error the connection is given up and the session resumed from the last good one.
     pub fn on_payload(&mut self, now: Instant, payload: &[u8]) -> Result<(), ScanError> {
-        let envelope = match scan::scan(payload) {
+        let envelope = match scan::scan_text(payload) {
             Ok(envelope) => envelope,
             Err(error) => {
                 self.upstream.on_broken(now);
@@ -331,6 +341,21 @@ impl Shard {
         }
     }
 
+    /// Whether clients that identify wait for READY until this is taken back.
+    pub fn hold_snapshots(&mut self, now: Instant, hold: bool) {
+        self.holds_snapshots = hold;
+        self.settle(now);
+    }
+
+    /// Why clients are not served as they should be; `None` when they are.
+    fn unready(&self) -> Option<String> {
+        let waits = self.upstream.waits_for().map(str::to_owned);
+        let stopped = self.upstream.stopped().map(|code| format!("fatally closed by Discord with {}", code.0));
+        let restoring = self.restoring.is_some().then(|| "reads its state back".to_owned());
+        let guilds = (!self.is_settled()).then(|| "receives its guilds".to_owned());
+        stopped.or(waits).or(restoring).or(guilds)
+    }
+
     // ---- time and output
 
     pub fn due(&self) -> Option<Instant> {
@@ -393,15 +418,26 @@ impl Shard {
         self.upstream.shut_down(code);
     }
 
+    /// The stored JSON of an object, for the pages: a guild as its GUILD_CREATE would be now. `None` if it is not known here.
+    pub fn find(&self, wanted: Wanted) -> Option<Vec<u8>> {
+        match wanted {
+            Wanted::Guild(id) => self.cache.find_guild(GuildId(id)),
+            Wanted::Channel(id) => self.cache.find_channel(id),
+            Wanted::User(id) => self.cache.find_user(id),
+        }
+    }
+
     pub fn report(&self, now: Instant) -> ShardReport {
         let counts = self.upstream.counts();
         ShardReport {
             shard: self.settings.upstream.shard.0,
             status: self.upstream.status() as u8,
+            unready: self.unready(),
             latency: self.upstream.latency(),
             latencies: self.latencies.clone(),
             events: self.events.list(),
             cache: self.cache.counts(),
+            cache_bytes: self.cache.bytes(),
             cache_errors: self.cache_errors,
             clients: self.seats.iter().filter(|it| it.connected).count(),
             sessions: self.seats.len(),

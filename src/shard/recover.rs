@@ -13,6 +13,7 @@ use super::record::{Epoch, Record, StoredDispatch};
 use super::restoring::Restoring;
 use super::seat::{Seat, SeatKey};
 use super::{Shard, ShardSettings, epoch};
+use crate::cache::Shapes;
 use crate::session::requests::Asked;
 use crate::session::upstream::{Session, Upstream};
 use crate::store::{Recovered, frame};
@@ -204,16 +205,16 @@ impl Shard {
     /// `has_past` says so.
     ///
     /// `on_state` for each of its checkpoints and then `on_state_complete` must follow, also when there are none.
-    pub fn restore(settings: ShardSettings, stored: &Recovered, seed: u64, now: Instant) -> Self {
+    pub fn restore(settings: ShardSettings, shapes: Shapes, stored: &Recovered, seed: u64, now: Instant) -> Self {
         let mut recovered = Past::read(stored, now);
         let reserved = recovered.reserved();
         let stored_from = recovered.trim_sealed();
         let sealed_to = recovered.sealed.last().map_or(0, |it| it.1);
-        let mut shard = Self::new(settings, seed, now);
+        let mut shard = Self::new(settings, shapes.clone(), seed, now);
         let epoch =
             recovered.epoch.take().filter(|it| !recovered.is_damaged && shard.cache.on_ready(&it.ready).is_ok());
         let Some(epoch) = epoch else {
-            let mut shard = Self::new(shard.settings, seed, now);
+            let mut shard = Self::new(shard.settings, shapes, seed, now);
             // What lies in the store is void, and its indices stay void.
             shard.log = Log::starting_at(reserved);
             shard.begin_journal();

@@ -2,10 +2,19 @@
 
 use std::time::Duration;
 
-use crate::cache::CacheCounts;
+use crate::cache::{CacheBytes, CacheCounts};
 
 /// Upper bounds of the buckets of `gateway_shard_latency_histogram`, in seconds.
 pub const LATENCY_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// An object of the cached state, by id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Guild(u64),
+    /// A channel or a thread.
+    Channel(u64),
+    User(u64),
+}
 
 /// Round trips of heartbeats.
 #[derive(Debug, Default, Clone)]
@@ -29,12 +38,15 @@ pub struct ShardReport {
     pub shard: u32,
     /// 0 fatal, 1 disconnected, 2 identifying, 3 resuming, 4 active (gateway-proxy's numbers).
     pub status: u8,
+    /// Why clients are not served as they should be, for people; `None` when they are.
+    pub unready: Option<String>,
     /// The newest heartbeat's round trip; `None` before the first ACK.
     pub latency: Option<Duration>,
     pub latencies: Latencies,
     /// Dispatches received, by event type.
     pub events: Vec<(String, u64)>,
     pub cache: CacheCounts,
+    pub cache_bytes: CacheBytes,
     /// Dispatches that the cache could not read; they were passed on.
     pub cache_errors: u64,
     /// Connected clients; sessions, connected or waiting for RESUME.

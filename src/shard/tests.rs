@@ -3,13 +3,13 @@
 use super::epoch::{GUILDS_SILENCE_MAX, INTENT_GUILDS};
 use super::group::{Group, LogBudget};
 use super::log::SEGMENT_BYTES;
+use super::pressure::Pressure;
 use super::seat::Pumped;
 use super::*;
 use crate::session::payload::{self, ClientPayload, Token};
 use crate::session::payload::{Command, Identify, Resume};
 use crate::wire::encode::Encoder;
 use crate::wire::{Compression, Deframer, Message, Role, ShardId};
-use std::time::Duration;
 
 const HELLO: &str = r#"{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":41250}}"#;
 
@@ -58,7 +58,7 @@ fn message(s: u64, text: &str) -> String {
 
 /// Connected to Discord, before READY.
 fn identifying(now: Instant) -> Shard {
-    let mut shard = Shard::new(settings(0), 1, now);
+    let mut shard = Shard::new(settings(0), Shapes::default(), 1, now);
     connect(&mut shard, now);
     shard
 }
@@ -474,7 +474,8 @@ const KEEP: Duration = Duration::from_secs(600);
 
 /// Two shards; `bytes` for both.
 fn group(now: Instant, bytes: usize) -> Group {
-    let mut shards = vec![Shard::new(settings(0), 1, now), Shard::new(settings(1), 2, now)];
+    let mut shards =
+        vec![Shard::new(settings(0), Shapes::default(), 1, now), Shard::new(settings(1), Shapes::default(), 2, now)];
     for shard in &mut shards {
         connect(shard, now);
         say(shard, now, &ready(&[]));
@@ -552,4 +553,47 @@ fn only_who_lags_far_in_a_full_log_is_endangered() {
         endangered.push([group.is_endangered(0, slow.key), group.is_endangered(0, fast.key)]);
     }
     assert_eq!(endangered, [[false, false], [false, false], [true, false]]);
+}
+
+#[test]
+fn while_snapshots_are_held_who_identifies_waits_and_who_resumes_does_not() {
+    let now = start();
+    let mut shard = live(now, &[10]);
+    let mut early = Client::identify(&mut shard);
+    assert_eq!(early.pump(&mut shard), ["1 READY", "2 GUILD_CREATE old"]);
+    let session = early.session(&shard);
+    shard.leave(now, early.key, false);
+    shard.hold_snapshots(now, true);
+    let mut late = Client::identify(&mut shard);
+    assert_eq!(late.pump(&mut shard), Vec::<String>::new());
+    let mut early = Client::resume(&mut shard, &session, 2).unwrap();
+    assert_eq!(early.pump(&mut shard), ["3 RESUMED"]);
+    shard.hold_snapshots(now, false);
+    assert_eq!(late.pump(&mut shard), ["1 READY", "2 GUILD_CREATE old"]);
+}
+
+#[test]
+fn logs_shrink_while_memory_is_short_and_grow_again_after() {
+    let now = start();
+    let bytes = 64 * SEGMENT_BYTES;
+    let budget = LogBudget { bytes, keep: secs(3600) };
+    let mut group = Group::new(vec![live(now, &[])], budget);
+    let mut s = 2;
+    let mut fill = |group: &mut Group| {
+        for _ in 0..200 {
+            say(&mut group.shards[0], now, &message(s, &"x".repeat(SEGMENT_BYTES / 2)));
+            group.trim_to_budget();
+            s += 1;
+        }
+        group.log_bytes()
+    };
+    assert!(fill(&mut group) > bytes / 2);
+    for (pressure, part) in [(Pressure::Shrink, 2), (Pressure::Shed, 4), (Pressure::Full, 16)] {
+        group.set_pressure(now, pressure);
+        assert!(group.log_bytes() <= bytes / part, "{pressure:?}");
+        let held = fill(&mut group);
+        assert!(held <= bytes / part && held > bytes / part / 2, "{pressure:?}: {held}");
+    }
+    group.set_pressure(now, Pressure::None);
+    assert!(fill(&mut group) > bytes / 2);
 }

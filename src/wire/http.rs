@@ -77,8 +77,10 @@ pub enum HttpError {
     UpgradeRequired,
     /// More than `limit` bytes or [`HEADERS_MAX`] headers.
     HeadTooLarge { limit: usize },
-    /// The answer to our own upgrade was this status.
-    Status(u16),
+    /// Nothing is wrong with it, but nobody new is served now.
+    Unavailable { retry_after_s: u32 },
+    /// The answer to our own upgrade was this status; `retry_after_s` where its `Retry-After` gives seconds.
+    Status { status: u16, retry_after_s: Option<u32> },
     /// The answer to our own upgrade was no answer to our key.
     WrongAccept,
 }
@@ -86,7 +88,12 @@ pub enum HttpError {
 impl HttpError {
     /// The whole answer, after which the connection is closed.
     pub fn response(&self) -> Vec<u8> {
+        let retry_after;
         let (status, header) = match self {
+            Self::Unavailable { retry_after_s } => {
+                retry_after = format!("Retry-After: {retry_after_s}\r\n");
+                ("503 Service Unavailable", retry_after.as_str())
+            }
             Self::Malformed(_) => ("400 Bad Request", ""),
             Self::MethodNotAllowed => ("405 Method Not Allowed", "Allow: GET\r\n"),
             Self::UpgradeRequired => {
@@ -94,7 +101,7 @@ impl HttpError {
             }
             Self::HeadTooLarge { .. } => ("431 Request Header Fields Too Large", ""),
             // They speak of Discord's answer, and no client hears of it.
-            Self::Status(_) | Self::WrongAccept => ("502 Bad Gateway", ""),
+            Self::Status { .. } | Self::WrongAccept => ("502 Bad Gateway", ""),
         };
         let connection = if header.contains("Connection") { "" } else { "Connection: close\r\n" };
         let body = format!("{self}\n");
@@ -113,7 +120,11 @@ impl fmt::Display for HttpError {
             Self::MethodNotAllowed => f.write_str("a WebSocket upgrade is a GET"),
             Self::UpgradeRequired => f.write_str("this port speaks WebSocket version 13"),
             Self::HeadTooLarge { limit } => write!(f, "head of more than {limit} bytes or {HEADERS_MAX} headers"),
-            Self::Status(status) => write!(f, "upgrade answered with HTTP status {status}"),
+            Self::Unavailable { .. } => f.write_str("no new connections now; try again"),
+            Self::Status { status, retry_after_s: None } => write!(f, "upgrade answered with HTTP status {status}"),
+            Self::Status { status, retry_after_s: Some(seconds) } => {
+                write!(f, "upgrade answered with HTTP status {status}, Retry-After {seconds} s")
+            }
             Self::WrongAccept => f.write_str("upgrade answered with a wrong Sec-WebSocket-Accept"),
         }
     }
@@ -199,7 +210,11 @@ pub fn parse_upgrade_response(bytes: &[u8], nonce: [u8; 16]) -> Result<Option<us
 
     match head.code {
         Some(101) => {}
-        status => return Err(HttpError::Status(status.unwrap_or_default())),
+        status => {
+            let status = status.unwrap_or_default();
+            let retry_after_s = headers.one("retry-after").and_then(|it| str::from_utf8(it).ok()?.parse().ok());
+            return Err(HttpError::Status { status, retry_after_s });
+        }
     }
     if !(headers.has_token("upgrade", "websocket") && headers.has_token("connection", "upgrade")) {
         return Err(HttpError::Malformed("101 without an upgrade to websocket"));

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use shardgate::cache::CacheFlags;
+use shardgate::cache::{CacheFlags, Shapes};
 use shardgate::session::identify::IdentifyQueue;
 use shardgate::session::upstream::UpstreamSettings;
 use shardgate::shard::group::{Group, LogBudget};
@@ -94,11 +94,12 @@ impl Process {
             }
             storage = Some(opened);
         }
+        let shapes = Shapes::default();
         let mut restoring = vec![false; setup.shards];
         for (shard, is_restoring) in restoring.iter_mut().enumerate() {
             let settings = settings(shard, setup.shards);
             let Some(mut stored) = recovered.remove(&shard) else {
-                let mut shard = Shard::new(settings, seed(), now);
+                let mut shard = Shard::new(settings, shapes.clone(), seed(), now);
                 if storage.is_some() {
                     shard.begin_journal();
                 }
@@ -112,7 +113,7 @@ impl Process {
                 }
             }
             stored.records = kept;
-            let restored = Shard::restore(settings, &stored, seed(), now);
+            let restored = Shard::restore(settings, shapes.clone(), &stored, seed(), now);
             *is_restoring = restored.has_past();
             shards.push(restored);
         }

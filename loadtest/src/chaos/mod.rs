@@ -30,7 +30,7 @@ use crate::run::proxy::{Death, Proxy};
 use crate::run::report::{Latency, Outcome};
 use crate::run::snapshot::Snapshot;
 use crate::run::{TempDir, tail};
-use crate::state;
+use crate::told;
 
 /// Until every client has READY and its guilds.
 const READY: Duration = Duration::from_secs(120);
@@ -231,12 +231,12 @@ impl<'a> Chaos<'a> {
             let place = [shard, self.options.base.shards];
             loop {
                 // What was sent last may still be under way to the other, which has no client to wait for it.
-                let (proxy, control) = (state::take(&self.proxy.url, place), state::take(&control.url, place));
+                let (proxy, control) = (told::take(&self.proxy.url, place), told::take(&control.url, place));
                 let (mut proxy, mut control) = (proxy.await?, control.await?);
                 [&mut proxy, &mut control].into_iter().for_each(|it| {
                     it.retain(|id, _| id.parse().is_ok_and(|id| !self.asked.borrow().contains(&id)));
                 });
-                let Some(difference) = state::difference(&proxy, &control) else { break };
+                let Some(difference) = told::difference(&proxy, &control) else { break };
                 if Instant::now() > patience {
                     self.verdict.borrow_mut().states_different.push(format!("shard {shard}: {difference}"));
                     break;

@@ -54,19 +54,33 @@ impl Proxy {
             Some(path) => path.clone(),
             None => build().await?,
         };
+        let config = |port| {
+            let mut keys = config(options, fake, port)?;
+            if let Some(data_dir) = data_dir {
+                std::fs::create_dir_all(data_dir)?;
+                keys["data_dir"] = data_dir.display().to_string().into();
+            }
+            Ok(keys)
+        };
+        Self::start_with(&binary, fake, dir, name, config).await
+    }
+
+    /// As `start`, with a program and a configuration, which is told the port.
+    pub async fn start_with(
+        binary: &Path,
+        fake: &Fake,
+        dir: &Path,
+        name: &str,
+        config: impl FnOnce(u16) -> io::Result<Value>,
+    ) -> io::Result<Self> {
         let port = Port::reserve()?;
         let url = format!("ws://127.0.0.1:{}", port.number);
         let config_path = dir.join(format!("{name}.json"));
-        let mut keys = config(options, fake, port.number)?;
-        if let Some(data_dir) = data_dir {
-            std::fs::create_dir_all(data_dir)?;
-            keys["data_dir"] = data_dir.display().to_string().into();
-        }
-        std::fs::write(&config_path, keys.to_string())?;
+        std::fs::write(&config_path, config(port.number)?.to_string())?;
         let log = dir.join(format!("{name}.log"));
         let cert = fake.address.cert.clone();
-        let process = launch(&binary, &config_path, cert.as_deref(), &log)?;
-        let mut proxy = Self { url, process, log, binary, config: config_path, cert, port };
+        let process = launch(binary, &config_path, cert.as_deref(), &log)?;
+        let mut proxy = Self { url, process, log, binary: binary.to_owned(), config: config_path, cert, port };
         proxy.wait().await?;
         Ok(proxy)
     }
@@ -108,7 +122,7 @@ fn launch(binary: &Path, config: &Path, cert: Option<&str>, log: &Path) -> io::R
 }
 
 /// Builds the proxy in release mode, beside this program's own target directory.
-async fn build() -> io::Result<PathBuf> {
+pub async fn build() -> io::Result<PathBuf> {
     let program = super::program()?;
     let target = program.parent().and_then(Path::parent).ok_or(io::ErrorKind::NotFound)?;
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());

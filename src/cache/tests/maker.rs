@@ -48,28 +48,64 @@ pub const EVENTS: [&str; 38] = [
 pub const OWN_USER: &str = "30";
 
 /// Draws from its generator alone: one seed, one event.
-pub struct Maker(pub Rng);
+pub struct Maker {
+    pub rng: Rng,
+    /// Hundreds of objects with ids like Discord's, instead of a few that meet all the time.
+    pub is_wide: bool,
+}
+
+/// Texts, and values that look as if they could be packed, or are.
+const WORDS: [&str; 28] = [
+    "null",
+    r#""a \"b\" \\ {""#,
+    r#""ü]\n""#,
+    r#""40""#,
+    "1.5",
+    r#"{"id":"40"}"#,
+    r#""""#,
+    "true",
+    "0",
+    "-17",
+    "1e3",
+    "18446744073709551615",
+    r#""0001""#,
+    r#""1030118727418646629""#,
+    r#""18446744073709551616""#,
+    r#""2022-10-13T14:35:40.794000+00:00""#,
+    r#""2022-10-13T14:35:40.794123+00:00""#,
+    r#""2022-02-30T14:35:40+00:00""#,
+    r#""561939e4a1550313f5cfdf2bd6dc3732""#,
+    r#""a_561939e4a1550313f5cfdf2bd6dc3732""#,
+    r#""561939E4A1550313F5CFDF2BD6DC3732""#,
+    r#""ec0b28a579ecb4bd""#,
+    r#""Visual Studio Code""#,
+    "[]",
+    r#"["40","9","1030118727418646629"]"#,
+    r#"[1,null,{"a":[],"b":{"c":1,"d":2,"e":3,"f":{"g":"x"}}}]"#,
+    r#"{"sku_id":"1144058844004233369","expires_at":null,"asset":"a_fed43ab12698df65902ba06727e20c0e"}"#,
+    r#"{"a":1,"b":"2","c":null,"d":[[]],"e":{}}"#,
+];
 
 impl Maker {
     pub fn event(&mut self) -> (&'static str, Value) {
-        let event = match self.0.u8(..) {
-            0..30 => "GUILD_CREATE",
-            _ => EVENTS[self.0.usize(1..EVENTS.len())],
+        let event = match self.rng.u8(..) {
+            0..30 if !self.is_wide => "GUILD_CREATE",
+            _ => EVENTS[self.rng.usize(1..EVENTS.len())],
         };
         (event, self.data(event))
     }
 
     fn data(&mut self, event: &str) -> Value {
-        let guild = self.id(10, 3);
+        let guild = (10 + self.rng.u64(..if self.is_wide { 1 } else { 3 })).to_string();
         let mut d = match event {
             "READY" => return ready_value(),
             "USER_UPDATE" => json!({"id": OWN_USER, "username": self.word(), "extra": self.word()}),
-            "GUILD_CREATE" if self.0.u8(..) > 20 => return self.guild(guild),
+            "GUILD_CREATE" if self.rng.u8(..) > 20 => return self.guild(guild),
             "GUILD_CREATE" => return json!({"id": guild, "unavailable": true}),
             "GUILD_UPDATE" => {
                 json!({"id": guild, "name": self.word(), "roles": self.some(Self::role), "emojis": self.some(Self::emoji)})
             }
-            "GUILD_DELETE" if self.0.bool() => return json!({"id": guild, "unavailable": true}),
+            "GUILD_DELETE" if self.rng.bool() => return json!({"id": guild, "unavailable": true}),
             "GUILD_DELETE" => return json!({"id": guild}),
             "GUILD_EMOJIS_UPDATE" => json!({"emojis": self.some(Self::emoji)}),
             "GUILD_STICKERS_UPDATE" => json!({"stickers": self.some(Self::emoji)}),
@@ -77,7 +113,7 @@ impl Maker {
             "GUILD_ROLE_DELETE" => json!({"role_id": self.id(40, 3)}),
             "CHANNEL_CREATE" | "CHANNEL_UPDATE" | "CHANNEL_DELETE" => self.channel(),
             "CHANNEL_PINS_UPDATE" => {
-                let (first, many) = *self.0.choice(&[(50, 4), (60, 4)]).unwrap();
+                let (first, many) = *self.rng.choice(&[(50, 4), (60, 4)]).unwrap();
                 let pins = json!({"channel_id": self.id(first, many)});
                 self.maybe(pins, "last_pin_timestamp")
             }
@@ -85,7 +121,7 @@ impl Maker {
             "THREAD_CREATE" => {
                 let thread = self.thread();
                 let mut thread = self.maybe(thread, "x");
-                if self.0.bool() {
+                if self.rng.bool() {
                     thread["newly_created"] = json!(true);
                 }
                 thread
@@ -94,18 +130,18 @@ impl Maker {
             "THREAD_DELETE" => json!({"id": self.id(60, 4), "parent_id": self.id(50, 4), "type": 11}),
             "THREAD_LIST_SYNC" => {
                 let mut sync = json!({"threads": self.some(Self::thread), "members": self.some(Self::thread_member)});
-                if self.0.bool() {
+                if self.rng.bool() {
                     sync["channel_ids"] = json!([self.id(50, 4), self.id(50, 4)]);
                 }
                 sync
             }
             "THREAD_MEMBER_UPDATE" => self.thread_member(),
             "THREAD_MEMBERS_UPDATE" => {
-                let mut update = json!({"id": self.id(60, 4), "member_count": self.0.u8(..50)});
-                if self.0.bool() {
+                let mut update = json!({"id": self.id(60, 4), "member_count": self.rng.u8(..50)});
+                if self.rng.bool() {
                     update["added_members"] = self.some(Self::thread_member);
                 }
-                if self.0.bool() {
+                if self.rng.bool() {
                     update["removed_member_ids"] = json!([self.id(30, 4)]);
                 }
                 update
@@ -113,7 +149,7 @@ impl Maker {
             "GUILD_MEMBER_ADD" => self.member(),
             "GUILD_MEMBER_UPDATE" => {
                 let member = self.member();
-                if self.0.bool() { without(&member, &["joined_at", "deaf", "mute"]) } else { member }
+                if self.rng.bool() { without(&member, &["joined_at", "deaf", "mute"]) } else { member }
             }
             "GUILD_MEMBER_REMOVE" => json!({"user": self.user()}),
             "GUILD_MEMBERS_CHUNK" => {
@@ -122,10 +158,10 @@ impl Maker {
             "PRESENCE_UPDATE" => self.presence(),
             "VOICE_STATE_UPDATE" => {
                 let member = self.member();
-                let channel = *self.0.choice(&[Some("50"), Some("51"), None]).unwrap();
+                let channel = *self.rng.choice(&[Some("50"), Some("51"), None]).unwrap();
                 let state =
                     json!({"user_id": member["user"]["id"], "channel_id": channel, "x": self.word(), "member": member});
-                if self.0.bool() { state } else { without(&state, &["member"]) }
+                if self.rng.bool() { state } else { without(&state, &["member"]) }
             }
             "STAGE_INSTANCE_CREATE" | "STAGE_INSTANCE_UPDATE" | "STAGE_INSTANCE_DELETE" => self.stage(),
             "GUILD_SCHEDULED_EVENT_CREATE" | "GUILD_SCHEDULED_EVENT_UPDATE" | "GUILD_SCHEDULED_EVENT_DELETE" => {
@@ -142,9 +178,10 @@ impl Maker {
         d
     }
 
-    fn guild(&mut self, id: String) -> Value {
+    /// The `d` of a GUILD_CREATE.
+    pub fn guild(&mut self, id: String) -> Value {
         json!({
-            "id": id, "name": self.word(), "member_count": self.0.u8(..9), "unknown": [self.word(), {"members": [1.5]}],
+            "id": id, "name": self.word(), "member_count": self.rng.u8(..9), "unknown": [self.word(), {"members": [1.5]}],
             "channels": self.some(Self::channel), "threads": self.some(Self::listed_thread), "roles": self.some(Self::role),
             "emojis": self.some(Self::emoji), "stickers": self.some(Self::emoji), "members": self.some(Self::member),
             "presences": self.some(Self::online), "voice_states": self.some(Self::voice_state),
@@ -155,34 +192,36 @@ impl Maker {
 
     fn channel(&mut self) -> Value {
         let channel =
-            json!({"id": self.id(50, 4), "type": *self.0.choice(&[0, 2, 15, 16]).unwrap(), "name": self.word()});
+            json!({"id": self.id(50, 4), "type": *self.rng.choice(&[0, 2, 15, 16]).unwrap(), "name": self.word()});
         let channel = self.maybe(channel, "last_message_id");
         self.maybe(channel, "status")
     }
 
     fn thread(&mut self) -> Value {
         let mut thread = self.listed_thread();
-        thread["thread_metadata"] = json!({"archived": self.0.u8(..4) == 0});
-        if self.0.bool() {
+        thread["thread_metadata"] = json!({"archived": self.rng.u8(..4) == 0});
+        if self.rng.bool() {
             thread["member"] = self.thread_member();
         }
         thread
     }
 
     fn listed_thread(&mut self) -> Value {
-        json!({"id": self.id(60, 4), "parent_id": self.id(50, 4), "type": 11 + self.0.u8(..2), "name": self.word()})
+        json!({"id": self.id(60, 4), "parent_id": self.id(50, 4), "type": 11 + self.rng.u8(..2), "name": self.word()})
     }
 
     fn thread_member(&mut self) -> Value {
-        json!({"id": self.id(60, 4), "user_id": self.id(30, 4), "flags": self.0.u8(..), "presence": null})
+        json!({"id": self.id(60, 4), "user_id": self.id(30, 4), "flags": self.rng.u8(..), "presence": null})
     }
 
     fn role(&mut self) -> Value {
-        json!({"id": self.id(40, 3), "name": self.word(), "permissions": "0"})
+        let role = json!({"id": self.id(40, 3), "name": self.word(), "permissions": "0"});
+        self.maybe(role, "tags")
     }
 
     fn emoji(&mut self) -> Value {
-        json!({"id": self.id(70, 3), "name": self.word()})
+        let emoji = json!({"id": self.id(70, 3), "name": self.word()});
+        self.maybe(emoji, "roles")
     }
 
     fn user(&mut self) -> Value {
@@ -196,7 +235,8 @@ impl Maker {
     }
 
     fn presence(&mut self) -> Value {
-        json!({"user": self.user(), "status": *self.0.choice(&["online", "offline", "dnd"]).unwrap(), "activities": [self.word()]})
+        let presence = json!({"user": self.user(), "status": *self.rng.choice(&["online", "offline", "dnd"]).unwrap(), "activities": [self.word()]});
+        self.maybe(presence, "client_status")
     }
 
     fn online(&mut self) -> Value {
@@ -204,15 +244,17 @@ impl Maker {
     }
 
     fn voice_state(&mut self) -> Value {
-        json!({"user_id": self.id(30, 4), "channel_id": self.id(50, 4)})
+        let state = json!({"user_id": self.id(30, 4), "channel_id": self.id(50, 4)});
+        self.maybe(state, "session_id")
     }
 
     fn stage(&mut self) -> Value {
-        json!({"id": self.id(80, 2), "topic": self.word()})
+        let stage = json!({"id": self.id(80, 2), "topic": self.word()});
+        self.maybe(stage, "privacy_level")
     }
 
     fn scheduled(&mut self) -> Value {
-        json!({"id": self.id(90, 2), "status": self.0.u8(1..5), "name": self.word()})
+        json!({"id": self.id(90, 2), "status": self.rng.u8(1..5), "name": self.word()})
     }
 
     fn sound(&mut self) -> Value {
@@ -220,25 +262,30 @@ impl Maker {
     }
 
     fn some(&mut self, make: impl Fn(&mut Self) -> Value) -> Value {
-        (0..self.0.u8(..4)).map(|_| make(self)).collect()
+        (0..self.rng.u8(..if self.is_wide { 40 } else { 4 })).map(|_| make(self)).collect()
     }
 
+    /// With `key`, and with keys that nobody knows.
     fn maybe(&mut self, mut object: Value, key: &str) -> Value {
-        if self.0.bool() {
+        if self.rng.bool() {
             object[key] = self.word();
+        }
+        for _ in 0..self.rng.u8(..4) {
+            let unknown = format!("unknown_{}", self.rng.u8(..12));
+            object[unknown] = self.word();
         }
         object
     }
 
     fn word(&mut self) -> Value {
-        self.0
-            .choice(&[json!(null), json!("a \"b\" \\ {"), json!("ü]\n"), json!("40"), json!(1.5), json!({"id": "40"})])
-            .unwrap()
-            .clone()
+        let text = WORDS[self.rng.usize(..WORDS.len())];
+        serde_json::from_str(text).unwrap()
     }
 
     fn id(&mut self, first: u64, many: u64) -> String {
-        (first + self.0.u64(..many)).to_string()
+        let place = self.rng.u64(..if self.is_wide { 100 * many } else { many });
+        let id = if self.is_wide && place > 0 { (first << 52) + place * 0x0137_F00D_1234 } else { first + place };
+        id.to_string()
     }
 }
 

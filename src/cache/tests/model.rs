@@ -1,8 +1,9 @@
 //! The cache against a slow, obvious model: parsed guilds, changed by the rules, compared after every event.
 //!
-//! The first property feeds well-formed events of every type. The second bends and breaks them, and asks only that nothing
-//! panics, that a broken event changes nothing, and that what is written stays JSON. `PROPTEST_CASES` asks for more than the
-//! usual 256 cases.
+//! The first property feeds well-formed events of every type, with unknown keys, odd values and repeated keys; arrays are compared
+//! in their order. The second does so in a guild of hundreds of objects. The third bends and breaks events, and asks only that
+//! nothing panics, that a broken event changes nothing, and that what is written stays JSON. `PROPTEST_CASES` asks for more than
+//! the usual 256 cases.
 
 use fastrand::Rng;
 use proptest::collection::vec;
@@ -328,17 +329,38 @@ fn flags() -> impl Strategy<Value = CacheFlags> {
 }
 
 fn events() -> impl Strategy<Value = Vec<(&'static str, Value)>> {
-    vec(any::<u64>().prop_map(|seed| Maker(Rng::with_seed(seed)).event()), 1..60)
+    vec(any::<u64>().prop_map(|seed| Maker { rng: Rng::with_seed(seed), is_wide: false }.event()), 1..60)
 }
 
-/// A guild with its managed arrays in the order of ids: their order is no promise.
-fn sorted(mut guild: Value) -> Value {
-    for kind in Kind::ALL {
-        if let Some(array) = guild.get_mut(kind.key()).and_then(Value::as_array_mut) {
-            array.sort_by_key(|element| id_of(kind, element).to_string());
-        }
+/// The event's text; for odd `seed` one of its keys comes twice, with the same value.
+fn text_of(d: &Value, seed: usize) -> String {
+    let mut text = d.to_string();
+    if seed % 2 == 1
+        && let Some((key, value)) = d.as_object().and_then(|it| it.iter().nth(seed % it.len().max(1)))
+    {
+        text.truncate(text.len() - 1);
+        text.push_str(&format!(",{}:{value}}}", Value::from(key.as_str())));
     }
-    guild
+    text
+}
+
+/// The guilds of cache and model, in order and whole, and their counts.
+fn compare(cache: &Cache, model: &Model) -> Result<(), TestCaseError> {
+    let known: Vec<_> = model.guilds.iter().map(|guild| guild.0.clone()).collect();
+    prop_assert_eq!(cache.guilds().map(|id| id.0.to_string()).collect::<Vec<_>>(), known);
+    for (id, contents) in &model.guilds {
+        let (form, text) = announced(cache, id.parse().unwrap()).unwrap();
+        let written: Value = serde_json::from_str(&text).unwrap();
+        let (expected_form, expected) = match contents {
+            Some(guild) => (GuildForm::Create, Value::Object(guild.clone())),
+            None => (GuildForm::Delete, json!({"id": id, "unavailable": true})),
+        };
+        prop_assert_eq!(form, expected_form);
+        prop_assert_eq!(written, expected);
+    }
+    prop_assert_eq!(user_of_ready(cache), model.user.to_string());
+    prop_assert_eq!(cache.counts(), recount(cache));
+    Ok(())
 }
 
 /// All that a client could be sent.
@@ -366,36 +388,38 @@ fn was_announced(touch: Touch, before: &[(Option<GuildId>, String)], after: &[(O
 proptest! {
     #[test]
     fn the_cache_is_the_model(flags in flags(), events in events()) {
-        let mut cache = Cache::new(flags);
+        let mut cache = Cache::new(flags, Shapes::default());
         let mut model = Model { flags, user: Value::Null, guilds: Vec::new() };
-        for (event, d) in std::iter::once(("READY", ready_value())).chain(events) {
+        for (at, (event, d)) in std::iter::once(("READY", ready_value())).chain(events).enumerate() {
             let before = snapshot(&cache);
-            let text = d.to_string();
+            let text = text_of(&d, at);
             let touch = cache.touches(event.as_bytes(), text.as_bytes());
             prop_assert_eq!(cache.apply(event.as_bytes(), text.as_bytes()), Ok(()));
             model.apply(event, &d);
 
             prop_assert!(event == "READY" || was_announced(touch, &before, &snapshot(&cache)), "{} {}: {:?}", event, d, touch);
-            prop_assert_eq!(cache.guilds().map(|id| id.0.to_string()).collect::<Vec<_>>(),
-                model.guilds.iter().map(|guild| guild.0.clone()).collect::<Vec<_>>());
-            for (id, contents) in &model.guilds {
-                let (form, text) = announced(&cache, id.parse().unwrap()).unwrap();
-                let written: Value = serde_json::from_str(&text).unwrap();
-                let (expected_form, expected) = match contents {
-                    Some(guild) => (GuildForm::Create, Value::Object(guild.clone())),
-                    None => (GuildForm::Delete, json!({"id": id, "unavailable": true})),
-                };
-                prop_assert_eq!(form, expected_form);
-                prop_assert_eq!(sorted(written), sorted(expected), "after {} {}", event, d);
-            }
-            prop_assert_eq!(user_of_ready(&cache), model.user.to_string());
-            prop_assert_eq!(cache.counts(), recount(&cache));
+            compare(&cache, &model).map_err(|error| TestCaseError::fail(format!("after {event} {d}: {error}")))?;
         }
     }
 
     #[test]
+    fn a_guild_of_hundreds_is_the_model(flags in flags(), seed in any::<u64>()) {
+        let mut maker = Maker { rng: Rng::with_seed(seed), is_wide: true };
+        let mut cache = Cache::new(flags, Shapes::default());
+        let mut model = Model { flags, user: Value::Null, guilds: Vec::new() };
+        let guild = maker.guild("10".to_owned());
+        let mut events = vec![("READY", ready_value()), ("GUILD_CREATE", guild)];
+        events.extend((0..40).map(|_| maker.event()).filter(|(event, _)| *event != "GUILD_DELETE"));
+        for (event, d) in events {
+            prop_assert_eq!(cache.apply(event.as_bytes(), d.to_string().as_bytes()), Ok(()), "{} {}", event, d);
+            model.apply(event, &d);
+        }
+        compare(&cache, &model)?;
+    }
+
+    #[test]
     fn damaged_events_never_panic_and_never_half_apply(flags in flags(), events in events(), seed in any::<u64>()) {
-        let mut cache = Cache::new(flags);
+        let mut cache = Cache::new(flags, Shapes::default());
         cache.on_ready(ready_value().to_string().as_bytes()).unwrap();
         for (at, (event, d)) in events.into_iter().enumerate() {
             let text = damaged(d, seed.wrapping_add(at as u64));

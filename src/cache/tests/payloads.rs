@@ -44,7 +44,7 @@ fn recorded_guilds_come_back_as_they_were() {
             continue;
         }
         let d = data(&text);
-        let mut cache = Cache::new(ALL);
+        let mut cache = Cache::new(ALL, Shapes::default());
         cache.apply(b"GUILD_CREATE", d).unwrap_or_else(|error| panic!("{error} in {}", path.display()));
         let [id] = cache.guilds().collect::<Vec<_>>()[..] else { panic!("no guild in {}", path.display()) };
         let (_, written) = announced(&cache, id.0).unwrap();
@@ -60,7 +60,7 @@ fn recorded_guilds_come_back_as_they_were() {
 #[test]
 fn recorded_objects_of_any_kind_leave_a_valid_guild_behind_every_event() {
     for (path, text, _) in payloads() {
-        let mut cache = Cache::new(ALL);
+        let mut cache = Cache::new(ALL, Shapes::default());
         cache.on_ready(fixture::ready(OWN, &[10]).as_bytes()).unwrap();
         cache.apply(b"GUILD_CREATE", fixture::guild(10, fixture::USUAL).as_bytes()).unwrap();
         let d = data(&text);
@@ -75,11 +75,41 @@ fn recorded_objects_of_any_kind_leave_a_valid_guild_behind_every_event() {
     }
 }
 
+/// Every object in `value`, itself included, with an id if it has one.
+fn objects<'a>(value: &'a [u8], found: &mut Vec<(u64, &'a [u8])>) {
+    if json::is_object(value) {
+        found.push((kind::object_id(Some(value)).ok().flatten().unwrap_or_default(), value));
+        json::members(value).into_iter().flatten().flatten().for_each(|member| objects(member.value, found));
+    } else if json::is_array(value) {
+        json::elements(value).into_iter().flatten().flatten().for_each(|element| objects(element, found));
+    }
+}
+
+#[test]
+fn every_recorded_object_comes_back_from_the_packer() {
+    let (shapes, mut ids) = (Shapes::default(), pack::Ids::default());
+    let (mut len, mut packed_len) = (0, 0);
+    for (path, text, _) in payloads() {
+        let mut found = Vec::new();
+        objects(text.trim().as_bytes(), &mut found);
+        for (id, object) in found {
+            for style in [pack::Style::Element, pack::Style::WithIds, pack::Style::Long] {
+                let packed = shapes.pack(object, id, &mut ids, style, <[u8]>::to_vec);
+                let mut out = Vec::new();
+                shapes.unpack(&packed, id, &ids, &mut out);
+                assert_eq!(out, object, "{} in {}", String::from_utf8_lossy(object), path.display());
+                (len, packed_len) = (len + object.len(), packed_len + packed.len());
+            }
+        }
+    }
+    assert!(packed_len <= len / 2, "{packed_len} of {len}");
+}
+
 #[test]
 fn recorded_readys_come_back_with_another_session() {
     for (path, text, value) in payloads().into_iter().filter(|(.., value)| value["t"] == "READY") {
         let mut expected = value["d"].clone();
-        let mut cache = Cache::new(ALL);
+        let mut cache = Cache::new(ALL, Shapes::default());
         cache.on_ready(data(&text)).unwrap();
         expected["session_id"] = json!("our session");
         expected["resume_gateway_url"] = json!("ws://ours");

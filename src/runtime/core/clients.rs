@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 
 use super::{Core, Fate, LINGER};
-use crate::runtime::client::{Client, OUTBOX_BYTES_MAX, Phase, Request, UNREAD_BYTES_MAX};
+use crate::runtime::client::{Client, Phase, Request, UNREAD_BYTES_MAX};
 use crate::runtime::conns::Conn;
 use crate::runtime::net::{Net, Token};
 use crate::runtime::sys;
@@ -16,31 +16,64 @@ use crate::session::client::{Conversation, Step};
 use crate::shard::shard_of_session;
 use crate::wire::deframe::Message;
 use crate::wire::frame::{Opcode, write_frame};
-use crate::wire::http::{self, Encoding, parse_request, upgrade_response};
+use crate::wire::http::{self, Encoding, HttpError, parse_request, upgrade_response};
 use crate::wire::{CloseCode, Compression};
 
-/// Connections of clients on one core, identified or not. When full, the newest is closed at once.
-pub const CLIENTS_MAX: usize = 16_384;
-/// Of them, those that have not identified: each may hold a compressor (305 KB at most). When full, the newest is closed at once.
+/// Connections on one core that have not identified: each may hold a compressor (305 KB at most). When full, the one that has said
+/// nothing for longest makes way: a bot that is about to identify says so within a round trip.
 pub const GREETING_MAX: usize = 1024;
 /// The kernel's send buffer of one client: with the outbox it bounds what a client that stops reading can hold.
 const CLIENT_SEND_BUFFER_BYTES: i32 = 256 * 1024;
+/// What a client that is answered 503 is asked to wait.
+const RETRY_AFTER_S: u32 = 5;
+/// It has this long to read that; it may not have sent its request yet, and never will.
+const TURNED_AWAY_LINGER: Duration = Duration::from_millis(250);
 
 impl<N: Net> Core<N> {
     pub(super) fn on_accepted(&mut self, now: Instant, socket: OwnedFd) {
-        let is_full = self.conns.clients_len() >= CLIENTS_MAX || self.conns.greeting() >= GREETING_MAX;
-        if self.draining.is_some() || is_full {
+        // A connection that was on its way when accepting ended is told so below.
+        if self.draining.is_none() && !self.make_room() {
             return;
         }
         sys::set_send_buffer(socket.as_fd(), CLIENT_SEND_BUFFER_BYTES);
         match self.net.add(socket) {
+            // It was on its way when accepting ended.
+            Ok(token) if self.draining.is_some() => {
+                self.turn_away(token);
+            }
             Ok(token) => {
-                let mut client = Box::new(Client::new(now));
+                let mut client = Box::new(Client::new(now, self.shared.rules.limits.handshake));
                 self.arm_client(token, &mut client);
                 self.conns.insert(token, Conn::Client(client));
             }
             Err(error) => warn!("cannot take a new connection: {error}"),
         }
+    }
+
+    /// Whether one more connection may come. `clients_max` bounds the sockets, those that linger after their close included, so that
+    /// shards always find one.
+    fn make_room(&mut self) -> bool {
+        let clients_max = self.shared.clients_max;
+        let is_full = self.net.len() >= clients_max + self.places.len();
+        if !is_full && self.conns.greeting() < GREETING_MAX.min(clients_max) {
+            return true;
+        }
+        let Some(token) = self.conns.quietest() else {
+            self.turned_away.full += 1;
+            return false;
+        };
+        self.turned_away.silent += 1;
+        self.conns.remove(token);
+        self.net.close(token, Duration::ZERO);
+        true
+    }
+
+    /// Answers a connection that has not spoken, or just asked for its upgrade, with 503.
+    pub(super) fn turn_away(&mut self, token: Token) -> Fate {
+        let answer = HttpError::Unavailable { retry_after_s: RETRY_AFTER_S }.response();
+        self.net.queue(token).extend_from_slice(&answer);
+        self.net.close(token, TURNED_AWAY_LINGER);
+        Fate::Gone
     }
 
     /// Takes the client out of the table while `f` works on it, so that both can be reached.
@@ -88,6 +121,10 @@ impl<N: Net> Core<N> {
                 self.net.release(token);
                 Fate::Stays
             }
+            Ok(Some((http::Request::Upgrade(_), _))) if self.group.pressure().refuses_clients() => {
+                self.upgrades_refused += 1;
+                self.turn_away(token)
+            }
             Ok(Some((http::Request::Upgrade(upgrade), consumed))) => {
                 self.net.queue(token).extend_from_slice(&upgrade_response(&upgrade));
                 client.conversation = Conversation::new(now);
@@ -130,14 +167,10 @@ impl<N: Net> Core<N> {
                     conversation.on_payload(now, payload, &self.shared.rules)
                 }
                 Message::Ping(data) => {
-                    if self.net.pending(token) > OUTBOX_BYTES_MAX {
-                        // It pings without reading the answers.
-                        return self.dismiss(now, token, client, CloseCode::RATE_LIMITED, "Rate limited.");
-                    }
                     write_frame(self.net.queue(token), Opcode::Pong, data, None);
-                    continue;
+                    conversation.on_control_frame(now, &self.shared.rules)
                 }
-                Message::Pong(_) => continue,
+                Message::Pong(_) => conversation.on_control_frame(now, &self.shared.rules),
                 Message::Close { code, .. } => {
                     let ended = code.is_some_and(CloseCode::ends_session);
                     if let Some(seated) = client.seated.take() {
@@ -158,7 +191,15 @@ impl<N: Net> Core<N> {
                     self.run_actions(now, seated.shard);
                 }
                 Step::Ack => client.acknowledge(self.net.queue(token)),
-                Step::Close(code, reason) => return self.dismiss(now, token, client, code, reason),
+                Step::Close(code, reason) => {
+                    match code {
+                        CloseCode::RATE_LIMITED if client.conversation.guesses() => self.turned_away.guesses += 1,
+                        CloseCode::RATE_LIMITED => self.turned_away.flood += 1,
+                        CloseCode::AUTHENTICATION_FAILED => self.turned_away.guesses += 1,
+                        _ => {}
+                    }
+                    return self.dismiss(now, token, client, code, reason);
+                }
                 Step::Identify(identify) => {
                     let shard = identify.shard_or_default()[0];
                     if self.seat_or_move(now, token, client, shard, Request::Identify(identify), &mut bytes)
@@ -185,6 +226,7 @@ impl<N: Net> Core<N> {
     pub(super) fn on_client_timeout(&mut self, now: Instant, token: Token, client: &mut Client) -> Fate {
         if let Phase::Http(_) | Phase::Page(_) = client.phase {
             if client.due().is_some_and(|due| now >= due) {
+                self.turned_away.handshake += 1;
                 self.net.close(token, Duration::ZERO);
                 return Fate::Gone;
             }

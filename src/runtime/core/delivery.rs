@@ -2,18 +2,22 @@
 //!
 //! It does not know payloads; the shard writes them.
 
+use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 use tracing::warn;
 
 use super::{Core, Fate};
 use crate::runtime::client::{Blocked, Client, OUTBOX_BYTES_MAX, Seated};
+use crate::runtime::conns::Conn;
 use crate::runtime::net::{Net, Token};
 use crate::shard::seat::Pumped;
 use crate::wire::CloseCode;
 
 /// A client whose socket took no byte for this long while its outbox was full is closed; its session waits for RESUME.
 pub const STALL_MAX: Duration = Duration::from_secs(10);
+/// While memory is short one of so many slow clients, at least one, is closed each second.
+const LAGGARDS_PART: usize = 8;
 
 impl<N: Net> Core<N> {
     pub(super) fn pump_dirty(&mut self, now: Instant) {
@@ -90,20 +94,45 @@ impl<N: Net> Core<N> {
         if pending < blocked.pending {
             client.blocked = Some(Blocked { since: now, pending });
         } else if now.saturating_duration_since(blocked.since) >= STALL_MAX || self.group.is_endangered(shard, key) {
-            let lag = self.group.shards[shard].lag_bytes(key);
-            warn!(
-                shard = self.shard_id(shard).0,
-                lag_bytes = lag,
-                "a client does not read: closed, its session waits for RESUME"
-            );
-            client.seated = None;
-            self.places[shard].clients.retain(|it| it.0 != key);
-            self.group.shards[shard].on_lagging(now, key);
-            Client::say_goodbye(CloseCode::UNKNOWN_ERROR, "Too slow.", self.net.queue(token));
-            // It does not read: waiting for it to take the rest would only hold memory.
-            self.net.close(token, Duration::ZERO);
-            return Fate::Gone;
+            return self.cut_off(now, token, client, "a client does not read: closed, its session waits for RESUME");
         }
         Fate::Stays
+    }
+
+    /// Memory is short: closes a part of the clients that do not keep up, those that lag most. Once a second.
+    pub(super) fn cut_laggards(&mut self, now: Instant) {
+        let blocked = self.conns.blocked();
+        let lag = |token: &Token| match self.conns.get(*token) {
+            Some(Conn::Client(client)) => {
+                client.seated.map_or(0, |seated| self.group.shards[seated.shard].lag_bytes(seated.key))
+            }
+            _ => 0,
+        };
+        let mut laggards: Vec<_> = blocked.into_iter().map(|token| (lag(&token), token)).collect();
+        laggards.sort_unstable_by_key(|it| Reverse(it.0));
+        laggards.truncate(laggards.len().div_ceil(LAGGARDS_PART));
+        for (_, token) in laggards {
+            self.with_client(token, |core, client| {
+                core.cut_off(
+                    now,
+                    token,
+                    client,
+                    "memory is short: a slow client is closed, its session waits for RESUME",
+                )
+            });
+        }
+    }
+
+    /// Ends the connection, not the session, of a client that is not keeping up.
+    fn cut_off(&mut self, now: Instant, token: Token, client: &mut Client, why: &str) -> Fate {
+        let Some(Seated { shard, key }) = client.seated.take() else { return Fate::Stays };
+        let lag_bytes = self.group.shards[shard].lag_bytes(key);
+        warn!(shard = self.shard_id(shard).0, lag_bytes, "{why}");
+        self.places[shard].clients.retain(|it| it.0 != key);
+        self.group.shards[shard].on_lagging(now, key);
+        Client::say_goodbye(CloseCode::UNKNOWN_ERROR, "Too slow.", self.net.queue(token));
+        // It does not read: waiting for it to take the rest would only hold memory.
+        self.net.close(token, Duration::ZERO);
+        Fate::Gone
     }
 }

@@ -26,7 +26,7 @@ use super::client::{Client, Phase};
 use super::clock;
 use super::conns::{Conn, Conns};
 use super::link::{Link, Scratch};
-use super::mesh::{CoreReport, CoreSender, ToControl, ToCore};
+use super::mesh::{CoreReport, CoreSender, ToControl, ToCore, TurnedAway};
 use super::net::{Event, Net, Token};
 use super::placement::Placement;
 use crate::session::client::Rules;
@@ -46,6 +46,8 @@ pub struct Shared {
     pub placement: Placement,
     pub upstream_compression: Compression,
     pub allow_compression: bool,
+    /// Sockets of clients on one core.
+    pub clients_max: usize,
     pub tls: Arc<ClientConfig>,
     pub backend: &'static str,
 }
@@ -88,7 +90,10 @@ pub struct Core<N: Net> {
     peers: Vec<CoreSender>,
     scratch: Scratch,
     rng: fastrand::Rng,
+    turned_away: TurnedAway,
     draining: Option<Draining>,
+    /// Upgrades answered 503 because memory was used up.
+    upgrades_refused: u64,
     keeping: Keeping,
 }
 
@@ -129,7 +134,9 @@ impl<N: Net> Core<N> {
             peers: parts.peers,
             scratch: Scratch::default(),
             rng: fastrand::Rng::with_seed(parts.seed),
+            turned_away: TurnedAway::default(),
             draining: None,
+            upgrades_refused: 0,
             keeping: parts.keeping,
         }
     }
@@ -233,14 +240,35 @@ impl<N: Net> Core<N> {
                     core: self.index,
                     backend: self.shared.backend,
                     greeting: self.conns.greeting(),
+                    turned_away: self.turned_away,
                     log_dropped_early: self.group.dropped_early(),
+                    upgrades_refused: self.upgrades_refused,
                     shards: self.group.shards.iter().map(|it| it.report(now)).collect(),
                     store: self.keeping.report(),
                 };
                 // Whoever asked may have given up waiting.
                 let _ = reply.send(report);
             }
-            ToCore::Drain { upstream_close, within } => self.drain(now, upstream_close, within),
+            ToCore::Find { wanted, reply } => {
+                let found = self.group.shards.iter().find_map(|it| it.find(wanted));
+                // As above.
+                let _ = reply.send(found);
+            }
+            ToCore::Drain { upstream_close, within, leave_listeners } => {
+                if leave_listeners {
+                    self.net.leave_listeners();
+                } else {
+                    self.net.stop_listening();
+                }
+                self.drain(now, upstream_close, within);
+            }
+            ToCore::Pressure(pressure) => {
+                self.group.set_pressure(now, pressure);
+                // Those that were held back may have their READY now.
+                for at in 0..self.places.len() {
+                    self.mark_dirty(at);
+                }
+            }
             ToCore::StoreWritten(batch) => self.on_store_written(now, batch),
             ToCore::StoreSegment { shard, index, segment } => {
                 if let Some(at) = self.place_of(shard) {
@@ -312,6 +340,9 @@ impl<N: Net> Core<N> {
         for token in self.conns.blocked() {
             self.with_client(token, |core, client| core.on_blocked_tick(now, token, client));
         }
+        if self.group.pressure().cuts_laggards() {
+            self.cut_laggards(now);
+        }
     }
 
     fn arm_shard(&mut self, at: usize) {
@@ -335,13 +366,13 @@ impl<N: Net> Core<N> {
     // ---- the end
 
     fn drain(&mut self, now: Instant, upstream_close: CloseCode, within: Duration) {
-        self.net.stop_listening();
         for token in self.conns.clients() {
             self.with_client(token, |core, client| {
                 if core.pump(now, token, client) == Fate::Gone {
                     return Fate::Gone;
                 }
                 match client.phase {
+                    Phase::Http(_) => core.turn_away(token),
                     Phase::Open => core.dismiss(now, token, client, CloseCode::UNKNOWN_ERROR, "The proxy restarts."),
                     _ => {
                         core.net.close(token, Duration::ZERO);

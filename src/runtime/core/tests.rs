@@ -8,9 +8,11 @@ use super::delivery::STALL_MAX;
 use super::*;
 use crate::runtime::client::{OUTBOX_BYTES_MAX, Seated};
 use crate::runtime::tls;
+use crate::session::client::ClientLimits;
 use crate::session::payload::{Identify, Token as BotToken};
 use crate::session::upstream::{CONNECT_MAX, UpstreamSettings};
 use crate::shard::group::LogBudget;
+use crate::shard::pressure::Pressure;
 use crate::shard::{Shard, ShardSettings};
 use crate::wire::ShardId;
 
@@ -22,6 +24,9 @@ struct Stage {
     waiting: Vec<Token>,
     connects: Vec<(Token, SocketAddr)>,
     closed: Vec<Token>,
+    /// The outbox of the socket that was closed last.
+    last_words: Vec<u8>,
+    left_listeners: bool,
     released: Vec<Token>,
     events: VecDeque<Event>,
     nowhere: Vec<u8>,
@@ -41,6 +46,9 @@ impl Net for Stage {
         Ok(())
     }
     fn stop_listening(&mut self) {}
+    fn leave_listeners(&mut self) {
+        self.left_listeners = true;
+    }
     fn connect(&mut self, address: SocketAddr) -> io::Result<Token> {
         let token = self.open();
         self.connects.push((token, address));
@@ -60,7 +68,7 @@ impl Net for Stage {
     }
     fn set_reading(&mut self, _: Token, _: bool) {}
     fn close(&mut self, token: Token, _: Duration) {
-        self.outboxes.remove(&token);
+        self.last_words = self.outboxes.remove(&token).unwrap_or_default();
         self.closed.push(token);
     }
     fn release(&mut self, token: Token) {
@@ -96,10 +104,17 @@ fn core(now: Instant) -> (Core<Stage>, mpsc::Receiver<ToControl>) {
         externally_accessible_url: "ws://localhost:7878".to_owned(),
     };
     let shared = Shared {
-        rules: Rules { token: BotToken("secret".to_owned()), validate_token: true, shards: 0..1, shard_count: 1 },
+        rules: Rules {
+            token: BotToken("secret".to_owned()),
+            validate_token: true,
+            shards: 0..1,
+            shard_count: 1,
+            limits: ClientLimits::default(),
+        },
         placement: Placement::new(0..1, 1),
         upstream_compression: Compression::None,
         allow_compression: true,
+        clients_max: 4,
         tls: tls::client_config().unwrap(),
         backend: "stage",
     };
@@ -109,7 +124,7 @@ fn core(now: Instant) -> (Core<Stage>, mpsc::Receiver<ToControl>) {
         index: 0,
         net: Stage::default(),
         shared: Arc::new(shared),
-        group: Group::new(vec![Shard::new(settings, 1, now)], budget),
+        group: Group::new(vec![Shard::new(settings, crate::cache::Shapes::default(), 1, now)], budget),
         mail: mpsc::channel().1,
         control,
         peers: Vec::new(),
@@ -158,7 +173,7 @@ fn message(core: &mut Core<Stage>, now: Instant, s: u64, len: usize) {
 /// A client with a seat, READY written.
 fn seated(core: &mut Core<Stage>, now: Instant) -> Token {
     let token = core.net.open();
-    let mut client = Client::new(now);
+    let mut client = Client::new(now, ClientLimits::default().handshake);
     client.open(Compression::None, core.net.queue(token));
     let identify = Identify { token: BotToken("secret".to_owned()), shard: None, intents: 1, compress: false };
     let key = core.group.shards[0].identify(&identify, [7; 12]).unwrap();
@@ -320,4 +335,129 @@ fn who_resumes_takes_the_session_from_the_connection_that_has_it() {
     // The old connection's late bytes find nobody.
     core.on_event(now, Event::Closed(old, None));
     assert_eq!(core.group.shards[0].report(now).clients, 1);
+}
+
+/// A connection from somewhere.
+fn accepted(core: &mut Core<Stage>, now: Instant) -> Token {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    core.on_event(now, Event::Accepted(listener.accept().unwrap().0.into()));
+    Token(1 << crate::runtime::net::SLOT_BITS | core.net.next)
+}
+
+#[test]
+fn when_all_places_are_taken_the_quietest_that_has_not_identified_makes_way() {
+    let begin = clock::now();
+    let at = |s| begin + Duration::from_secs(s);
+    let (mut core, _mail) = core(begin);
+    live(&mut core, begin);
+    let bot = seated(&mut core, begin);
+    // One socket is the shard's, four are for clients, of which one has a seat.
+    let idle: Vec<Token> = (1..4).map(|s| accepted(&mut core, at(s))).collect();
+    assert_eq!(core.net.closed, []);
+    let late = accepted(&mut core, at(5));
+    assert_eq!(core.net.closed, [idle[0]]);
+    accepted(&mut core, at(6));
+    assert_eq!(core.net.closed, idle[..2]);
+    assert_eq!((core.turned_away.silent, core.turned_away.full), (2, 0));
+    assert!(core.conns.get(bot).is_some() && core.conns.get(late).is_some());
+}
+
+#[test]
+fn when_all_places_have_a_seat_the_newest_is_refused() {
+    let now = clock::now();
+    let (mut core, _mail) = core(now);
+    live(&mut core, now);
+    let bots: Vec<Token> = (0..4).map(|_| seated(&mut core, now)).collect();
+    accepted(&mut core, now);
+    assert_eq!((core.turned_away.full, core.turned_away.silent), (1, 0));
+    assert!(bots.iter().all(|it| core.conns.get(*it).is_some()) && core.net.closed.is_empty());
+}
+
+#[test]
+fn a_retry_after_of_the_upgrade_puts_the_next_attempt_off() {
+    let begin = clock::now();
+    let (mut core, _mail) = core(begin);
+    connecting(&mut core, begin, &[address(1)]);
+    let token = core.net.connects[0].0;
+    core.on_event(begin, Event::Connected(token));
+    core.on_link_bytes(begin, 0, b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 30\r\nContent-Length: 0\r\n\r\n");
+    assert!(core.net.closed.contains(&token));
+    assert!(core.group.shards[0].due().unwrap() >= begin + Duration::from_secs(30));
+    core.run_timers(begin + Duration::from_secs(29));
+    assert!(core.group.shards[0].due().unwrap() >= begin + Duration::from_secs(30), "it went on too soon");
+    core.run_timers(begin + Duration::from_secs(91));
+    assert_eq!(core.group.shards[0].status(), Status::Identifying);
+}
+
+const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+
+fn says(core: &mut Core<Stage>, now: Instant, token: Token, bytes: &[u8]) {
+    core.with_client(token, |core, client| core.on_client_bytes(now, token, client, bytes));
+}
+
+#[test]
+fn while_memory_is_used_up_upgrades_are_answered_503_and_pages_as_ever() {
+    let now = clock::now();
+    let (mut core, _mail) = core(now);
+    core.on_mail(now, ToCore::Pressure(Pressure::Full));
+    let refused = accepted(&mut core, now);
+    says(&mut core, now, refused, UPGRADE);
+    assert_eq!(core.net.closed, [refused]);
+    assert!(core.net.last_words.starts_with(b"HTTP/1.1 503 "), "{}", String::from_utf8_lossy(&core.net.last_words));
+    assert_eq!((core.upgrades_refused, core.conns.clients().len()), (1, 0));
+    let page = accepted(&mut core, now);
+    says(&mut core, now, page, b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(core.net.released, [page]);
+
+    core.on_mail(now, ToCore::Pressure(Pressure::Shed));
+    let served = accepted(&mut core, now);
+    says(&mut core, now, served, UPGRADE);
+    assert!(core.net.queue(served).starts_with(b"HTTP/1.1 101 "));
+}
+
+#[test]
+fn while_memory_is_short_the_client_that_lags_most_is_cut_off_first() {
+    let now = clock::now();
+    let (mut core, _mail) = core(now);
+    live(&mut core, now);
+    let first = seated(&mut core, now);
+    for s in 2..6 {
+        message(&mut core, now, s, 100_000);
+        core.pump_dirty(now);
+    }
+    let second = seated(&mut core, now);
+    for s in 6..12 {
+        message(&mut core, now, s, 100_000);
+        core.pump_dirty(now);
+    }
+    core.on_tick(now);
+    assert!(core.net.closed.is_empty());
+    core.on_mail(now, ToCore::Pressure(Pressure::Shed));
+    core.on_tick(now);
+    assert_eq!(core.net.closed, [first]);
+    // 4000: its session waits for RESUME.
+    assert!(core.net.last_words.windows(2).any(|it| it == 4000u16.to_be_bytes()));
+    core.on_tick(now);
+    assert_eq!(core.net.closed, [first, second]);
+}
+
+#[test]
+fn who_is_accepted_while_the_core_drains_is_told_to_try_again() {
+    let now = clock::now();
+    let (mut core, _mail) = core(now);
+    let silent = accepted(&mut core, now);
+    let drain = ToCore::Drain {
+        upstream_close: CloseCode::RECONNECTING,
+        within: Duration::from_secs(8),
+        leave_listeners: true,
+    };
+    core.on_mail(now, drain);
+    assert!(core.net.left_listeners);
+    assert_eq!(core.net.closed, [silent]);
+    assert!(core.net.last_words.starts_with(b"HTTP/1.1 503 "));
+    let late = accepted(&mut core, now);
+    assert_eq!(core.net.closed, [silent, late]);
+    assert!(core.net.last_words.starts_with(b"HTTP/1.1 503 "));
 }

@@ -80,6 +80,9 @@ promises!(
     many_sockets_send_in_one_turn,
     closed_sockets_leave_nothing_open,
     a_listener_can_be_replaced,
+    all_listeners_are_accepted_from,
+    listeners_that_are_left_go_on_for_whoever_has_a_duplicate,
+    closing_listeners_ends_their_duplicates_too,
     dropping_the_backend_closes_its_sockets,
     accepting_goes_on_when_descriptors_are_free_again,
 );
@@ -665,8 +668,6 @@ fn closed_sockets_leave_nothing_open<N: Net>(make: impl Fn() -> N) {
 
 fn a_listener_can_be_replaced<N: Net>(make: impl Fn() -> N) {
     let (mut net, address) = listening(&make);
-    let spare = sys::listen_on("127.0.0.1:0".parse().unwrap()).unwrap();
-    assert_eq!(net.listen(spare).unwrap_err().kind(), ErrorKind::AlreadyExists);
     run_dry(&mut net);
     let _collected = TcpStream::connect(address).unwrap();
     net.turn(Some(LONG)).unwrap();
@@ -686,6 +687,72 @@ fn a_listener_can_be_replaced<N: Net>(make: impl Fn() -> N) {
     let mut got = [0];
     peer.read_exact(&mut got).unwrap();
     assert_eq!(got, [7]);
+}
+
+fn all_listeners_are_accepted_from<N: Net>(make: impl Fn() -> N) {
+    let mut net = make();
+    let mut addresses = Vec::new();
+    for _ in 0..3 {
+        let listener = sys::listen_on("127.0.0.1:0".parse().unwrap()).unwrap();
+        addresses.push(sys::bound_address(&listener).unwrap());
+        net.listen(listener).unwrap();
+        run_dry(&mut net);
+    }
+    let peers: Vec<_> = addresses.iter().map(|it| TcpStream::connect(it).unwrap()).collect();
+    let mut accepted = 0;
+    pump(&mut net, |_, event| {
+        accepted += usize::from(matches!(event, Event::Accepted(_)));
+        accepted == peers.len()
+    });
+}
+
+fn listeners_that_are_left_go_on_for_whoever_has_a_duplicate<N: Net>(make: impl Fn() -> N) {
+    let mut net = make();
+    let listeners: Vec<_> = (0..2).map(|_| sys::listen_on("127.0.0.1:0".parse().unwrap()).unwrap()).collect();
+    for listener in &listeners {
+        net.listen(listener.try_clone().unwrap()).unwrap();
+    }
+    run_dry(&mut net);
+    net.leave_listeners();
+    pump_until(&mut net, |net, events| {
+        assert!(events.is_empty(), "{events:?}");
+        net.is_empty()
+    });
+    for listener in listeners {
+        let address = sys::bound_address(&listener).unwrap();
+        let mut peer = TcpStream::connect(address).unwrap();
+        // Not even with a connection waiting is there anything to wake for.
+        assert!(events_now(&mut net).is_empty());
+        let mut next = make();
+        next.listen(listener).unwrap();
+        pump(&mut next, |net, event| {
+            let Event::Accepted(socket) = event else { panic!("{event:?}") };
+            let token = net.add(socket).unwrap();
+            net.queue(token).push(7);
+            true
+        });
+        run_dry(&mut next);
+        let mut got = [0];
+        peer.read_exact(&mut got).unwrap();
+        assert_eq!(got, [7]);
+    }
+}
+
+fn closing_listeners_ends_their_duplicates_too<N: Net>(make: impl Fn() -> N) {
+    let mut net = make();
+    let listener = sys::listen_on("127.0.0.1:0".parse().unwrap()).unwrap();
+    net.listen(listener.try_clone().unwrap()).unwrap();
+    run_dry(&mut net);
+    net.stop_listening();
+    let address = sys::bound_address(&listener).unwrap();
+    assert_eq!(TcpStream::connect(address).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    // The duplicate must not keep the backend awake either.
+    let mut turns = 0;
+    pump_until(&mut net, |_, events| {
+        assert!(events.is_empty(), "{events:?}");
+        turns += 1;
+        turns == 3
+    });
 }
 
 fn dropping_the_backend_closes_its_sockets<N: Net>(make: impl Fn() -> N) {

@@ -39,6 +39,7 @@ pub enum Op {
     CancelReceive,
     CancelPollWritable,
     Accept,
+    CancelAccept,
     PollMail,
 }
 
@@ -134,6 +135,11 @@ impl Queue {
     /// that moment and must be asked again.
     pub fn cancel_receive(&mut self, token: Token) -> io::Result<()> {
         self.cancel(token, Op::Receive, Op::CancelReceive)
+    }
+
+    /// The same for `accept`.
+    pub fn cancel_accept(&mut self, number: u64) -> io::Result<()> {
+        self.cancel(Token(number), Op::Accept, Op::CancelAccept)
     }
 
     /// The same for `poll_writable`.
@@ -256,13 +262,14 @@ impl Drop for Queue {
 }
 
 impl Op {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Receive,
         Self::PollWritable,
         Self::Send,
         Self::CancelReceive,
         Self::CancelPollWritable,
         Self::Accept,
+        Self::CancelAccept,
         Self::PollMail,
     ];
 

@@ -31,6 +31,11 @@ pub const ANSWER_MAX: Duration = Duration::from_secs(60);
 const INVALID_SESSION_WAIT: Range<Duration> = Duration::from_secs(1)..Duration::from_secs(5);
 /// A first reconnect spreads the shards of a cut node over this time.
 const RECONNECT_SPREAD: Duration = Duration::from_millis(400);
+/// A longer `Retry-After` is taken for this, so that a mistaken header does not stop a shard for a year.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+/// So many connections may break in a row over something unreadable while the session stands at one sequence number. The next
+/// time the session is given up: a replay that can never be read would be asked for again for ever.
+pub const BROKEN_MAX: u32 = 8;
 /// Discord's numbers rise by one. A jump beyond this is no gap but a broken connection: it is given up and resumed.
 const SEQUENCE_JUMP_MAX: u64 = 1 << 32;
 /// How often the resume host may fail in a row before the main host is tried in turn with it.
@@ -153,6 +158,8 @@ pub struct Upstream {
     new_latency: Option<Duration>,
     backoff: Backoff,
     resume_host_failures: u32,
+    /// Connections that broke over something unreadable since the session's sequence last moved.
+    broken: u32,
     /// With a store: the sequence number that heartbeats acknowledge. `None`: the last one received.
     acknowledged: Option<u64>,
     rng: fastrand::Rng,
@@ -185,6 +192,7 @@ impl Upstream {
             new_latency: None,
             backoff: Backoff::new(fastrand::Rng::with_seed(seed ^ 1)),
             resume_host_failures: 0,
+            broken: 0,
             acknowledged: None,
             rng: fastrand::Rng::with_seed(seed),
             actions: VecDeque::new(),
@@ -229,6 +237,22 @@ impl Upstream {
             | State::AwaitingHello { intent: Intent::Resume, .. } => Status::Resuming,
             _ => Status::Identifying,
         }
+    }
+
+    /// What keeps this shard from being live, for people; `None` when it is, or when it was stopped for good.
+    pub fn waits_for(&self) -> Option<&'static str> {
+        Some(match self.state {
+            State::Live | State::Stopped(_) => return None,
+            State::Ended => "shut down",
+            State::Waiting { .. } => "disconnected, waits before it connects again",
+            State::Queued => "waits for its turn to identify",
+            State::Connecting { intent: Intent::Identify { .. }, .. } => "connects, to identify",
+            State::Connecting { intent: Intent::Resume, .. } => "connects, to resume",
+            State::AwaitingHello { .. } => "waits for HELLO",
+            State::AwaitingMoment { .. } => "waits for the moment at which it may identify",
+            State::Identifying { .. } => "waits for READY",
+            State::Resuming { .. } => "receives what it missed",
+        })
     }
 
     pub fn is_live(&self) -> bool {
@@ -372,9 +396,22 @@ impl Upstream {
         Received::Handled
     }
 
-    /// Discord sent something that is not a gateway payload: the connection cannot be trusted, the session can.
+    /// Discord sent something that is not a gateway payload: the connection cannot be trusted, the session can, unless it is broken
+    /// at the same place each time.
     pub fn on_broken(&mut self, now: Instant) {
+        self.broken += 1;
+        if self.broken > BROKEN_MAX {
+            self.session = None;
+        }
         self.reconnect(now, CloseCode::DECODE_ERROR);
+    }
+
+    /// The attempt that has just failed was answered with `Retry-After`: the next one comes no sooner, and as much later as the
+    /// back-off says, so that the shards that were told the same do not come together. Call after `on_closed`.
+    pub fn on_retry_after(&mut self, now: Instant, wait: Duration) {
+        if let State::Waiting { until } = &mut self.state {
+            *until = (*until).max(now) + wait.min(RETRY_AFTER_MAX);
+        }
     }
 
     /// Our side goes away: close with `code` and do nothing more.
@@ -397,6 +434,7 @@ impl Upstream {
         };
         if name == b"RESUMED" {
             session.sequence = session.sequence.max(envelope.sequence.unwrap_or(0));
+            self.broken = 0;
             self.resume_host_failures = 0;
             self.state = State::Live;
             self.backoff.on_live(now);
@@ -413,9 +451,13 @@ impl Upstream {
             }
             self.counts.sequence_gaps += u64::from(sequence - session.sequence > 1);
             session.sequence = sequence;
+            self.broken = 0;
         }
         if let State::Resuming { since } = &mut self.state {
             *since = now;
+            if let Some(heart) = &mut self.heart {
+                heart.on_life();
+            }
         }
         Received::Dispatch
     }
@@ -428,6 +470,7 @@ impl Upstream {
         let resume_url = ready.resume_gateway_url.unwrap_or_else(|| self.settings.gateway_url.clone());
         self.session = Some(Session { id: ready.session_id, resume_url, sequence: sequence.unwrap_or(1) });
         self.resume_host_failures = 0;
+        self.broken = 0;
         self.state = State::Live;
         self.backoff.on_live(now);
         Received::Ready

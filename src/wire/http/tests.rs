@@ -127,6 +127,15 @@ fn a_bad_upgrade_is_refused_by_its_own_status() {
 }
 
 #[test]
+fn who_is_turned_away_is_told_when_to_try_again() {
+    let answer = String::from_utf8(HttpError::Unavailable { retry_after_s: 5 }.response()).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"),
+        "{answer}"
+    );
+}
+
+#[test]
 fn a_head_over_its_limits_is_431() {
     let endless = [b"GET / HTTP/1.1\r\nX: ".as_slice(), &[b'x'; REQUEST_BYTES_MAX]].concat();
     let too_large = Err(HttpError::HeadTooLarge { limit: REQUEST_BYTES_MAX });
@@ -165,7 +174,10 @@ fn our_own_upgrade_request_is_one_that_we_accept() {
 fn an_answer_that_is_not_our_101_is_an_error() {
     let response = |head: &str| format!("{head}\r\n\r\n").into_bytes();
     let answer = |head: &str| parse_upgrade_response(&response(head), NONCE);
-    assert_eq!(answer("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5"), Err(HttpError::Status(503)));
+    let refused = |status, retry_after_s| Err(HttpError::Status { status, retry_after_s });
+    assert_eq!(answer("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5"), refused(503, Some(5)));
+    assert_eq!(answer("HTTP/1.1 429 Too Many Requests\r\nretry-after: -1"), refused(429, None));
+    assert_eq!(answer("HTTP/1.1 502 Bad Gateway\r\nRetry-After: Wed, 21 Oct 2026 07:28:00 GMT"), refused(502, None));
     let switching = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade";
     assert_eq!(answer(switching), Err(HttpError::WrongAccept));
     assert_eq!(answer(&format!("{switching}\r\nSec-WebSocket-Accept: {KEY}")), Err(HttpError::WrongAccept));
