@@ -33,9 +33,18 @@ pub struct Discord {
 impl Discord {
     pub fn new() -> Self {
         let mut truth = Cache::new(flags());
-        truth.on_ready(br#"{"v":10,"user":{"id":"1","username":"bot"},"guilds":[{"id":"100"},{"id":"101"},{"id":"102"}]}"#).unwrap();
+        truth
+            .on_ready(
+                br#"{"v":10,"user":{"id":"1","username":"bot"},"guilds":[{"id":"100"},{"id":"101"},{"id":"102"}]}"#,
+            )
+            .unwrap();
         for id in 100..103 {
-            truth.apply(b"GUILD_CREATE", format!(r#"{{"id":"{id}","unavailable":false,"n":0,"channels":[],"roles":[]}}"#).as_bytes()).unwrap();
+            truth
+                .apply(
+                    b"GUILD_CREATE",
+                    format!(r#"{{"id":"{id}","unavailable":false,"n":0,"channels":[],"roles":[]}}"#).as_bytes(),
+                )
+                .unwrap();
         }
         Self {
             session: None,
@@ -135,17 +144,29 @@ impl Discord {
         self.next_id += 1;
         let id = self.next_id;
         match rng.u8(..20) {
-            0 => self.change("GUILD_CREATE", &format!(r#"{{"id":"{id}","n":0,"channels":[{{"id":"{}"}}],"roles":[]}}"#, id + 5000)),
+            0 => self.change(
+                "GUILD_CREATE",
+                &format!(r#"{{"id":"{id}","n":0,"channels":[{{"id":"{}"}}],"roles":[]}}"#, id + 5000),
+            ),
             1 if known.len() > 1 => self.change("GUILD_DELETE", &format!(r#"{{"id":"{guild}"}}"#)),
             2 => self.change("GUILD_DELETE", &format!(r#"{{"id":"{guild}","unavailable":true}}"#)),
-            3 => self.change("GUILD_CREATE", &format!(r#"{{"id":"{guild}","unavailable":false,"n":{id},"channels":[],"roles":[]}}"#)),
+            3 => self.change(
+                "GUILD_CREATE",
+                &format!(r#"{{"id":"{guild}","unavailable":false,"n":{id},"channels":[],"roles":[]}}"#),
+            ),
             4 => self.change("USER_UPDATE", &format!(r#"{{"id":"1","username":"bot {id}"}}"#)),
             5..8 => self.change("GUILD_UPDATE", &format!(r#"{{"id":"{guild}","n":{id}}}"#)),
-            8..12 => self.change("CHANNEL_CREATE", &format!(r#"{{"id":"{id}","guild_id":"{guild}","name":"{}"}}"#, "x".repeat(rng.usize(..300)))),
+            8..12 => self.change(
+                "CHANNEL_CREATE",
+                &format!(r#"{{"id":"{id}","guild_id":"{guild}","name":"{}"}}"#, "x".repeat(rng.usize(..300))),
+            ),
             _ => {
                 self.messages += 1;
                 let (n, session) = (self.messages, self.sessions);
-                self.dispatch("MESSAGE_CREATE", &json!({"n": n, "session": session, "content": "y".repeat(rng.usize(..200))}));
+                self.dispatch(
+                    "MESSAGE_CREATE",
+                    &json!({"n": n, "session": session, "content": "y".repeat(rng.usize(..200))}),
+                );
             }
         }
     }

@@ -89,16 +89,39 @@ impl Disk {
         lost
     }
 
-    /// What the store finds: everything that was not removed. `trims`: the bound on the disk takes all that it may.
-    pub fn recover(&self, trims: bool) -> (Recovered, Vec<StateBlob>) {
-        let rotated = self.items.iter().rev().find_map(|it| if let Item::Rotated(at, floor) = it { Some((*at, *floor)) } else { None });
-        let (from, floor) = rotated.unwrap_or((0, 0));
+    /// The bound on the disk takes all that it may. True if that was anything.
+    pub fn trim(&mut self) -> bool {
+        let rotated = self.items[..self.written].iter().rev();
+        let Some(floor) =
+            rotated.clone().find_map(|it| if let Item::Rotated(_, floor) = it { Some(*floor) } else { None })
+        else {
+            return false;
+        };
+        let mut trimmed = false;
+        for item in &mut self.items {
+            if let Item::Segment(it) = item
+                && it.end <= floor
+                && it.first < it.end
+            {
+                // Nothing answers to it any more.
+                it.end = it.first;
+                trimmed = true;
+            }
+        }
+        trimmed
+    }
+
+    /// What the store finds: everything that was not removed.
+    pub fn recover(&self) -> (Recovered, Vec<StateBlob>) {
+        let rotated =
+            self.items.iter().rev().find_map(|it| if let Item::Rotated(at, _) = it { Some(*at) } else { None });
+        let from = rotated.unwrap_or(0);
         let mut recovered = Recovered::default();
         let mut states: BTreeMap<u64, &StateBlob> = BTreeMap::new();
         for (at, item) in self.items.iter().enumerate() {
             match item {
                 Item::Records(bytes, _) if at >= from => recovered.records.extend_from_slice(bytes),
-                Item::Segment(it) if !trims || it.end > floor => recovered.sealed.push((it.first, it.end)),
+                Item::Segment(it) if it.first < it.end => recovered.sealed.push((it.first, it.end)),
                 Item::State(it) if states.get(&it.guild).is_none_or(|old| old.as_of <= it.as_of) => {
                     states.insert(it.guild, it);
                 }

@@ -214,7 +214,10 @@ impl Stage {
                 }
                 Action::Send(payload) => {
                     if payload.windows(7).any(|it| it == br#""op":2}"#) || payload.starts_with(br#"{"d":{"intents""#) {
-                        assert!(self.discord.session.is_none() || self.discord.identifies < self.identifies_due, "an IDENTIFY was spent");
+                        assert!(
+                            self.discord.session.is_none() || self.discord.identifies < self.identifies_due,
+                            "an IDENTIFY was spent"
+                        );
                     }
                     self.discord.on_payload(&payload);
                 }
@@ -227,7 +230,8 @@ impl Stage {
                     self.reads.push(index);
                 }
                 Action::InvalidSession(key) => {
-                    let client = self.clients.iter().position(|it| it.key == Some(key)).expect("the seat is somebody's");
+                    let client =
+                        self.clients.iter().position(|it| it.key == Some(key)).expect("the seat is somebody's");
                     self.on_refused(client);
                 }
                 Action::Disconnect(..) => {}
@@ -280,7 +284,9 @@ impl Stage {
                 self.clients.iter_mut().for_each(|it| it.may_be_refused = true);
             }
             // What memory alone does not have is gone.
-            self.clients.iter_mut().for_each(|it| it.may_be_refused |= it.key.is_none() || it.is_unknown || self.shard.log().tail() > 0);
+            self.clients
+                .iter_mut()
+                .for_each(|it| it.may_be_refused |= it.key.is_none() || it.is_unknown || self.shard.log().tail() > 0);
             self.states = None;
             self.shard.on_store_lost(self.now);
         } else {
@@ -317,7 +323,9 @@ impl Stage {
             Some(mut disk) => {
                 let lost = disk.crash(&mut rng);
                 self.totals.lost_bytes += lost as u64;
-                let (recovered, mut blobs) = disk.recover(rng.bool());
+                let trimmed = rng.u8(..4) == 0 && disk.trim();
+                self.clients.iter_mut().for_each(|it| it.may_be_refused |= trimmed);
+                let (recovered, mut blobs) = disk.recover();
                 rng.shuffle(&mut blobs);
                 let shard = Shard::restore(settings(), &recovered, seed, self.now);
                 if shard.has_past() {
@@ -334,17 +342,30 @@ impl Stage {
                 (shard, Disk::default())
             }
         };
-        self.say(|| format!("the process dies; refuses {refuses}, beginning {was_beginning}"));
         (self.shard, self.disk, self.states) = (shard, Some(disk), states);
+        let log = &self.shard.log;
+        self.say(|| {
+            format!(
+                "the process dies; refuses {refuses}, beginning {was_beginning}, log {}..{}, stored {:?}..{:?}, {:?}",
+                log.tail(),
+                log.head(),
+                self.shard.stored_from,
+                log.sealed_to(),
+                self.shard.seats
+            )
+        });
         let after = self.shard.session_with_discord();
         if let Some(stored) = &was_stored {
-            assert!(before.as_ref() != Some(stored) || after.as_ref() == Some(stored), "{stored} was stored; {after:?} is back");
+            assert!(
+                before.as_ref() != Some(stored) || after.as_ref() == Some(stored),
+                "{stored} was stored; {after:?} is back"
+            );
         }
         if after.is_some() {
             self.stored_session = after.clone();
         }
-        if after != before && after != self.discord.session.as_ref().map(|it| it.id.clone()) {
-            // A session that nobody had heard of when it began, or that only memory knew.
+        if self.discord.session.is_some() && after != self.discord.session.as_ref().map(|it| it.id.clone()) {
+            // A session whose READY had not come, or that only memory knew.
             self.identifies_due += 1;
         }
         self.connected = false;
@@ -373,6 +394,9 @@ impl Stage {
             self.totals.found += u64::from(self.seeking_since[client].take().is_some());
         }
         if pumped == Pumped::FellOff {
+            self.say(|| {
+                format!("client {client} fell off; the log holds {}..{}", self.shard.log.tail(), self.shard.log.head())
+            });
             self.on_refused(client);
         }
     }
@@ -380,7 +404,10 @@ impl Stage {
     fn on_refused(&mut self, client: usize) {
         let it = &mut self.clients[client];
         let late = self.seeking_since[client].take().is_some_and(|since| self.now >= since + SEEK_MAX);
-        assert!(it.may_be_refused || late || !it.has_snapshot(), "client {client} is refused although its events are there");
+        assert!(
+            it.may_be_refused || late || !it.has_snapshot(),
+            "client {client} is refused although its events are there"
+        );
         self.totals.refused += 1;
         it.forget();
     }
@@ -426,7 +453,10 @@ impl Stage {
                     self.seeking_since[client] = is_sought.then_some(self.now);
                     return;
                 }
-                Err(ResumeRefused::InvalidSession) => self.on_refused(client),
+                Err(ResumeRefused::InvalidSession) => {
+                    self.say(|| format!("readable from {}: {:?}", self.shard.readable_from(), self.shard.seats));
+                    self.on_refused(client);
+                }
                 Err(refused) => panic!("client {client} at {seq}: {refused:?}"),
             }
         }
