@@ -136,7 +136,14 @@ impl Stage {
                 // What the budget does: the oldest goes from memory, if the store has it.
                 self.shard.close_segment();
                 self.hand_over();
-                while self.rng.u8(..3) > 0 && self.shard.drop_oldest() {}
+                while self.rng.u8(..3) > 0 {
+                    // What no store has is gone for good.
+                    let is_lost = self.disk.is_none() || self.shard.log.tail() < self.shard.stored_from;
+                    if !self.shard.drop_oldest() {
+                        break;
+                    }
+                    self.clients.iter_mut().for_each(|it| it.may_be_refused |= is_lost);
+                }
             }
             93..95 => self.give_states(1),
             95 => self.give_states(usize::MAX),
@@ -230,9 +237,10 @@ impl Stage {
                     self.reads.push(index);
                 }
                 Action::InvalidSession(key) => {
-                    let client =
-                        self.clients.iter().position(|it| it.key == Some(key)).expect("the seat is somebody's");
-                    self.on_refused(client);
+                    // It may have left in the same moment: then it hears of it when it comes back.
+                    if let Some(client) = self.clients.iter().position(|it| it.key == Some(key)) {
+                        self.on_refused(client);
+                    }
                 }
                 Action::Disconnect(..) => {}
                 Action::IdentifySent | Action::IdentifyReturned => {}
