@@ -247,6 +247,10 @@ impl Shard {
 
     /// All that records say, but dispatches.
     fn write_all(&mut self) {
+        if !self.cache.has_ready() {
+            // No session yet, so nothing that could be gone on with.
+            return self.write(&Record::Begin(self.log.head()));
+        }
         self.write_epoch();
         for at in 0..self.seats.len() {
             self.write_seat(at);

@@ -186,7 +186,7 @@ impl Shard {
         let audience = if self.guilds_come() { Audience::Everyone } else { Audience::Nobody };
         let (head, tail) = (br#"{"t":"GUILD_DELETE","s":"#, [br#","op":0,"d":"#, d.as_bytes(), b"}"]);
         if let Some(journal) = &mut self.journal {
-            journal.push_dispatch(index, true, audience, head, &tail);
+            journal.push_dispatch([self.log.covered(), index], true, audience, head, &tail);
         }
         self.log.append(now, index, head, &tail, audience);
         self.base += 1;
@@ -211,6 +211,7 @@ impl Shard {
             sequence: session.map_or(0, |it| it.sequence),
             base: self.base,
             head: self.log.head(),
+            covered: self.log.covered(),
             as_of: self.ready_as_of,
             state_from: self.state_from,
             pending: self.pending.iter().copied().collect(),

@@ -381,7 +381,9 @@ impl Stage {
         self.reads.clear();
         let forgot = self.discord.session.as_ref().map(|it| &it.id) != after.as_ref();
         for client in &mut self.clients {
-            client.is_unknown |= client.key.take().is_some();
+            // Also of one that was away: that it left may not have been written.
+            client.is_unknown = true;
+            client.key = None;
             client.resuming = false;
             client.may_be_refused |= refuses || (client.is_unknown && forgot);
         }
