@@ -89,6 +89,11 @@ impl Disk {
         lost
     }
 
+    /// The process dies, and nothing is left but what was acknowledged.
+    pub fn keep_written(&mut self) {
+        self.items.truncate(self.written);
+    }
+
     /// The bound on the disk takes all that it may. True if that was anything.
     pub fn trim(&mut self) -> bool {
         let rotated = self.items[..self.written].iter().rev();

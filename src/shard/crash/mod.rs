@@ -7,6 +7,7 @@
 mod client;
 mod discord;
 mod disk;
+mod points;
 mod stage;
 
 use stage::{Stage, Totals};
