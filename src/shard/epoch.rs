@@ -52,6 +52,9 @@ impl Shard {
         self.base = self.log.head();
         self.log.skip_to(self.base + sequence + 1);
         self.gates.restart_sequence(Some(sequence));
+        if self.journal.is_some() {
+            self.upstream.acknowledge(Some(sequence));
+        }
         for seat in self.seats.iter_mut().filter(|it| it.is_ghost) {
             seat.known_to.get_or_insert(old_head);
         }

@@ -426,4 +426,6 @@ impl Shard {
 }
 
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
 mod tests;

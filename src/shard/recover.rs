@@ -176,13 +176,13 @@ impl Past {
     fn trim_sealed(&mut self) -> u64 {
         let (head, tail) = self.log.as_ref().map_or((0, 0), |it| (it.head(), it.tail()));
         self.sealed.retain(|it| it.1 <= head);
-        let mut from = u64::MAX;
+        // What is in memory will be sealed, so it counts.
+        let mut from = tail;
         for (first, end) in self.sealed.iter().rev() {
-            let touches = if from == u64::MAX { *end >= tail } else { *end >= from };
-            if !touches {
+            if *end < from {
                 break;
             }
-            from = *first;
+            from = from.min(*first);
         }
         // Without any, what is in memory will be the first.
         from.min(tail)
