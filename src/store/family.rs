@@ -74,9 +74,10 @@ impl Family {
     }
 
     /// Goes on after an earlier process, behind what the survey found, and leaves all files finished. `counts` decides which blobs are
-    /// kept; one that is not is never listed again.
+    /// kept; one that is not is never listed again. New files get numbers above `named`.
     pub fn recover(
         survey: Survey,
+        named: u64,
         file_bytes_max: u64,
         disk: &mut impl Disk,
         mut counts: impl FnMut(&Entry) -> bool,
@@ -84,8 +85,9 @@ impl Family {
     ) -> io::Result<Self> {
         let kind = survey.kind;
         let mut family = Self::new(kind, file_bytes_max);
+        family.next_file = named + 1;
         for (file, found) in survey.files {
-            family.next_file = file + 1;
+            family.next_file = family.next_file.max(file + 1);
             let name = kind.name(file);
             let Found { mut entries, mut end, finished } = found;
             let all = entries.len();

@@ -124,7 +124,7 @@ pub fn blob(bytes: &[u8]) {
 fn recover(disk: &mut MemoryDisk) -> (Family, Vec<Place>) {
     let survey = Survey::take(Kind::Log, disk).expect("the disk is good");
     let mut listed = Vec::new();
-    let family = Family::recover(survey, 3 * BLOCK as u64, disk, |_| true, |it| listed.push(it));
+    let family = Family::recover(survey, 0, 3 * BLOCK as u64, disk, |_| true, |it| listed.push(it));
     (family.expect("the disk is good"), listed)
 }
 

@@ -91,9 +91,10 @@ impl<D: Disk> Store<D> {
             highest = highest.max(entry.batch);
             entry.batch <= last && shards.contains_key(&entry.shard)
         };
+        let named = self.wal.named();
         let (segments, states) = (&mut self.segments, &mut self.states);
-        self.log = Family::recover(log, file_bytes, &mut self.disk, &mut counts, |it| segments.insert(it))?;
-        self.state = Family::recover(state, file_bytes, &mut self.disk, &mut counts, |it| states.insert(it))?;
+        self.log = Family::recover(log, named.0, file_bytes, &mut self.disk, &mut counts, |it| segments.insert(it))?;
+        self.state = Family::recover(state, named.1, file_bytes, &mut self.disk, &mut counts, |it| states.insert(it))?;
         self.wal.skip(highest);
         Ok(())
     }

@@ -160,6 +160,27 @@ fn segments_and_checkpoints_whose_batch_is_lost_do_not_count() {
 }
 
 #[test]
+fn a_file_that_has_gone_is_not_taken_for_a_new_one() {
+    let mut store = small_store();
+    store.on_records(&record(1, b"names log-1"));
+    store.write().unwrap();
+    let mut disk = store.into_disk();
+    for name in [Name::Log(1), Name::State(1)] {
+        disk.remove(name).unwrap();
+    }
+    let mut store = Store::open(disk, settings()).unwrap().0;
+    store.on_segment(ShardId(1), 20, 30, b"new").unwrap();
+    store.write().unwrap();
+    assert!(store.disk_mut().names().contains(&Name::Log(2)), "log-1 is named by an older batch");
+    let (_, recovery) = Store::open(store.into_disk(), settings()).unwrap();
+    assert_eq!(recovery.shards[0].1.sealed, [(20, 30)]);
+    assert_eq!(
+        recovery.shards[0].1.records,
+        [record(1, b"one"), record(1, b"three"), record(1, b"names log-1")].concat()
+    );
+}
+
+#[test]
 fn a_damaged_segment_is_gone_and_counted() {
     let mut disk = small_store().into_disk();
     disk.file_mut(Name::Log(1))[50] ^= 1;

@@ -83,6 +83,8 @@ pub struct Wal {
     batch: Vec<u8>,
     /// Something was written to the open file since the last sync.
     unsynced: bool,
+    /// The newest files of segments and of checkpoints that a batch has named.
+    named: (u64, u64),
 }
 
 impl Default for Wal {
@@ -95,6 +97,7 @@ impl Default for Wal {
             next: 1,
             batch: vec![0; HEADER_BYTES],
             unsynced: false,
+            named: (0, 0),
         }
     }
 }
@@ -127,6 +130,7 @@ impl Wal {
             begun = true;
             let read = read_file(disk, file, len, follows, &is_there, &mut on_records)?;
             wal.last = read.last.unwrap_or(wal.last);
+            wal.named = (wal.named.0.max(read.named.0), wal.named.1.max(read.named.1));
             wal.files.insert(file, read.end);
             if read.end < len {
                 disk.truncate(Name::Wal(file), read.end)?;
@@ -145,6 +149,12 @@ impl Wal {
     /// The batch that holds, or will hold, everything collected so far.
     pub fn covering(&self) -> u64 {
         if self.is_collecting() { self.next } else { self.last }
+    }
+
+    /// The newest files of segments and of checkpoints that recovered batches name. Other files must not get these numbers: a batch would
+    /// take them for the ones that it followed.
+    pub fn named(&self) -> (u64, u64) {
+        self.named
     }
 
     /// Numbers up to `number` were given to what is no longer counted: they are not given again.
@@ -254,6 +264,7 @@ struct Read {
     last: Option<u64>,
     /// Where it ends.
     end: u64,
+    named: (u64, u64),
 }
 
 /// Reads one file's batches until one does not count. `follows`: the batch that the first one must follow, `None` when any will do.
@@ -265,7 +276,7 @@ fn read_file(
     is_there: &impl Fn(&Ends) -> bool,
     on_records: &mut impl FnMut(&[u8]),
 ) -> io::Result<Read> {
-    let mut last = None;
+    let (mut last, mut named) = (None, (0, 0));
     let (mut window, mut window_at) = (Vec::new(), 0u64);
     let mut at = 0u64;
     while at < len {
@@ -287,9 +298,10 @@ fn read_file(
         on_records(records);
         last = Some(header.number);
         follows = last;
+        named = (header.ends.log.0.max(named.0), header.ends.state.0.max(named.1));
         at += align_up(whole);
     }
-    Ok(Read { last, end: at })
+    Ok(Read { last, end: at, named })
 }
 
 /// Makes `window` hold `wanted` bytes from `at` on, or up to the end of the file.

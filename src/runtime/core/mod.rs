@@ -158,9 +158,9 @@ impl<N: Net> Core<N> {
             self.run_timers(now);
             self.pump_dirty(now);
             self.keep(now);
-            if let Some(draining) = &self.draining
-                && (self.net.is_empty() || now >= draining.until)
-                && self.end_keeping(now)
+            if let Some(Draining { until }) = self.draining
+                && (self.net.is_empty() || now >= until)
+                && self.end_keeping(now, until)
             {
                 let _ = self.control.send(ToControl::Drained { core: self.index });
                 return Ok(());

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -63,7 +64,11 @@ impl Direct {
     fn try_out(&mut self) -> io::Result<()> {
         let (name, mut read) = (Name::IdentityNew, Vec::new());
         let written = [0x5a; 2 * BLOCK];
-        self.create(name)?;
+        // The first file that glommio opens on a device must have something in it: it reads a block to find out whether the device can be
+        // polled, takes the end of an empty file for a yes, and every later read would fail.
+        let plain = std::fs::File::create(self.folder.path(name))?;
+        plain.write_all_at(&[0; BLOCK], 0)?;
+        plain.sync_all()?;
         let result = self
             .write_at(name, 0, &written)
             .and_then(|()| self.sync(name))
