@@ -8,7 +8,7 @@ mod trouble;
 mod verdict;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
@@ -95,6 +95,8 @@ struct Chaos<'a> {
     before: Snapshot,
     began: Instant,
     verdict: RefCell<Verdict>,
+    /// Guilds whose members somebody asked for: only the proxy that was asked knows them.
+    asked: RefCell<BTreeSet<u64>>,
     /// By the kind of restart, in nanoseconds.
     outages: RefCell<BTreeMap<&'static str, Vec<u64>>>,
 }
@@ -143,6 +145,7 @@ impl<'a> Chaos<'a> {
             before: Snapshot::default(),
             began: now,
             verdict: RefCell::new(verdict),
+            asked: RefCell::default(),
             outages: RefCell::default(),
         }
     }
@@ -172,8 +175,8 @@ impl<'a> Chaos<'a> {
         self.began = Instant::now();
         self.fake.post(&format!("rate?events_per_s={}", self.options.base.events_per_s)).await?;
         let end = self.began + Duration::from_secs_f64(self.options.seconds);
-        let Self { options, fake, proxy, clients, verdict, outages, began, .. } = self;
-        let stage = Stage { options, fake, clients, verdict, outages, end };
+        let Self { options, fake, proxy, clients, verdict, asked, outages, began, .. } = self;
+        let stage = Stage { options, fake, clients, verdict, asked, outages, end };
         let is_over = Cell::new(false);
         let restarts = async {
             let done = if options.restarts { stage.restarts(proxy).await } else { stage.watch(proxy).await };
@@ -231,7 +234,7 @@ impl<'a> Chaos<'a> {
                 let (proxy, control) = (told::take(&self.proxy.url, place), told::take(&control.url, place));
                 let (mut proxy, mut control) = (proxy.await?, control.await?);
                 [&mut proxy, &mut control].into_iter().for_each(|it| {
-                    it.remove("READY");
+                    it.retain(|id, _| id.parse().is_ok_and(|id| !self.asked.borrow().contains(&id)));
                 });
                 let Some(difference) = told::difference(&proxy, &control) else { break };
                 if Instant::now() > patience {
@@ -252,6 +255,7 @@ struct Stage<'a> {
     fake: &'a Fake,
     clients: &'a [Rc<Client>],
     verdict: &'a RefCell<Verdict>,
+    asked: &'a RefCell<BTreeSet<u64>>,
     outages: &'a RefCell<BTreeMap<&'static str, Vec<u64>>>,
     end: Instant,
 }
@@ -280,6 +284,9 @@ impl Stage<'_> {
                 self.fake.post_body(&post.order, &post.body).await?;
             }
             for (client, order) in trouble.orders {
+                if let Order::RequestMembers { guild, .. } = &order {
+                    self.asked.borrow_mut().insert(*guild);
+                }
                 self.clients[client].order(order);
             }
         }
@@ -320,6 +327,8 @@ impl Stage<'_> {
     /// Until all clients that should be there are, and have had an event.
     async fn await_return(&self, proxy: &mut Proxy) -> io::Result<()> {
         let began = Instant::now();
+        // Until everybody has noticed.
+        sleep(POLL * 4).await;
         loop {
             check(proxy)?;
             let is_missing = |it: &&Rc<Client>| !it.is_absent.get() && (!it.is_live.get() || it.is_in_outage());
