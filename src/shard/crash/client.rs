@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::discord::flags;
-use crate::cache::Cache;
+use crate::cache::{Cache, Shapes};
 use crate::shard::seat::SeatKey;
 use crate::wire::{Compression, Deframer, Encoder, Message, Role};
 
@@ -35,7 +35,7 @@ impl Client {
             deframer: deframer(),
             session_id: None,
             last_sequence: 0,
-            state: Cache::new(flags()),
+            state: Cache::new(flags(), Shapes::default()),
             guilds_due: 0,
             last_message: None,
             resuming: false,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::{Value, json};
 
-use crate::cache::{Cache, CacheFlags};
+use crate::cache::{Cache, CacheFlags, Shapes};
 use crate::wire::GuildId;
 
 pub const HELLO: &str = r#"{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":41250}}"#;
@@ -32,7 +32,7 @@ pub struct Discord {
 
 impl Discord {
     pub fn new() -> Self {
-        let mut truth = Cache::new(flags());
+        let mut truth = Cache::new(flags(), Shapes::default());
         truth
             .on_ready(
                 br#"{"v":10,"user":{"id":"1","username":"bot"},"guilds":[{"id":"100"},{"id":"101"},{"id":"102"}]}"#,

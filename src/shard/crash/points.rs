@@ -1,5 +1,6 @@
 //! The points at which a crash would show, one by one.
 
+use crate::cache::Shapes;
 use std::time::{Duration, Instant};
 
 use super::disk::Disk;
@@ -28,7 +29,7 @@ impl Point {
     #[expect(clippy::disallowed_methods, reason = "an Instant has no other constructor")]
     fn with_ready(ready: &str) -> Self {
         let now = Instant::now();
-        let mut shard = Shard::new(settings(), 1, now);
+        let mut shard = Shard::new(settings(), Shapes::default(), 1, now);
         shard.begin_journal();
         let mut point = Self { now, shard, disk: Disk::default() };
         point.connect();
@@ -76,7 +77,7 @@ impl Point {
         // A generator that keeps nothing: the disk has just what was acknowledged.
         self.disk.keep_written();
         let (recovered, states) = self.disk.recover();
-        self.shard = Shard::restore(settings(), &recovered, 2, self.now);
+        self.shard = Shard::restore(settings(), Shapes::default(), &recovered, 2, self.now);
         states.iter().for_each(|it| self.shard.on_state(it));
         self.shard.on_state_complete(self.now);
         self

@@ -1,5 +1,6 @@
 //! The stage: one shard and its disk, Discord, some clients, and what goes wrong.
 
+use crate::cache::Shapes;
 use std::time::{Duration, Instant};
 
 use super::client::Client;
@@ -72,7 +73,7 @@ impl Stage {
     #[expect(clippy::disallowed_methods, reason = "an Instant has no other constructor")]
     pub fn new(seed: u64, chatty: bool) -> Self {
         let now = Instant::now();
-        let mut shard = Shard::new(settings(), seed, now);
+        let mut shard = Shard::new(settings(), Shapes::default(), seed, now);
         shard.begin_journal();
         Self {
             rng: fastrand::Rng::with_seed(seed),
@@ -340,7 +341,7 @@ impl Stage {
                 self.clients.iter_mut().for_each(|it| it.may_be_refused |= trimmed);
                 let (recovered, mut blobs) = disk.recover();
                 rng.shuffle(&mut blobs);
-                let shard = Shard::restore(settings(), &recovered, seed, self.now);
+                let shard = Shard::restore(settings(), Shapes::default(), &recovered, seed, self.now);
                 if shard.has_past() {
                     refuses = false;
                     states = Some(blobs);
