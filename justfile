@@ -32,6 +32,10 @@ sim seeds="10000":
 seed number:
     SIM_SEED={{number}} cargo test --release --test sim -- --nocapture
 
+# images of all CPU targets, built and tried (needs root, buildah, podman, runc, debootstrap, jq)
+images *targets:
+    tuning/images {{targets}}
+
 # one fuzz target for a minute: frame, scan, http_upgrade, inflate, client_payload (needs cargo-fuzz and a nightly)
 fuzz target seconds="60":
     cargo +nightly fuzz run {{target}} -- -max_total_time={{seconds}}

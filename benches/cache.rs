@@ -9,7 +9,7 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use fixture::{FIRST_CHANNEL, FIRST_ROLE, FIRST_THREAD, FIRST_USER, LARGE, Size, USUAL, in_guild};
-use shardgate::cache::{Cache, CacheFlags};
+use shardgate::cache::{Cache, CacheFlags, Shapes};
 use shardgate::wire::GuildId;
 
 const GUILD: u64 = 600_000_000_000_000_000;
@@ -31,7 +31,7 @@ fn everything() -> CacheFlags {
 }
 
 fn cache_of(size: Size) -> Cache {
-    let mut cache = Cache::new(everything());
+    let mut cache = Cache::new(everything(), Shapes::default());
     cache.on_ready(fixture::ready(FIRST_USER, &[GUILD]).as_bytes()).expect("the fixture is JSON");
     cache.apply(b"GUILD_CREATE", fixture::guild(GUILD, size).as_bytes()).expect("the fixture is JSON");
     cache

@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use shardgate::cache::CacheFlags;
+use shardgate::cache::{CacheFlags, Shapes};
 use shardgate::session::payload::{Identify, Resume, Token};
 use shardgate::session::upstream::UpstreamSettings;
 use shardgate::shard::group::{Group, LogBudget};
@@ -45,7 +45,7 @@ impl Stage {
             cache: CacheFlags::default(),
             externally_accessible_url: "ws://localhost:7878".to_owned(),
         };
-        let mut shard = Shard::new(settings, 1, now);
+        let mut shard = Shard::new(settings, Shapes::default(), 1, now);
         shard.on_timeout(now);
         shard.on_turn(now, now);
         shard.on_open(now);

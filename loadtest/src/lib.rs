@@ -13,6 +13,7 @@ pub mod judge;
 pub mod link;
 pub mod payload;
 pub mod run;
+pub mod state;
 pub mod tally;
 pub mod tls;
 pub mod url;

@@ -20,6 +20,8 @@ pub struct Link {
     pending: RefCell<Vec<u8>>,
     stirred: Notify,
     is_corked: Cell<bool>,
+    /// Bytes go out one by one, each in a segment of its own.
+    is_trickling: Cell<bool>,
     is_cut: Cell<bool>,
 }
 
@@ -37,6 +39,7 @@ impl Link {
             pending: RefCell::new(Vec::new()),
             stirred: Notify::new(),
             is_corked: Cell::new(false),
+            is_trickling: Cell::new(false),
             is_cut: Cell::new(false),
         })
     }
@@ -52,7 +55,7 @@ impl Link {
                     self.is_cut.set(true);
                 }
             }
-            None if was_idle && !self.is_corked.get() => match self.tcp.try_write(bytes) {
+            None if was_idle && !self.is_corked.get() && !self.is_trickling.get() => match self.tcp.try_write(bytes) {
                 Ok(len) => pending.extend_from_slice(&bytes[len..]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => pending.extend_from_slice(bytes),
                 Err(_) => self.is_cut.set(true),
@@ -86,6 +89,11 @@ impl Link {
     pub fn set_corked(&self, corked: bool) {
         self.is_corked.set(corked);
         self.stirred.notify_one();
+    }
+
+    /// From now on what is sent goes out byte by byte.
+    pub fn set_trickling(&self) {
+        self.is_trickling.set(true);
     }
 
     /// Appends what came in to `into`; 0 when the peer has closed. Writes out what waits meanwhile.
@@ -149,8 +157,10 @@ impl Link {
             self.is_cut.set(true);
         }
         let mut written = 0;
+        let step = if self.is_trickling.get() { 1 } else { usize::MAX };
         while written < pending.len() {
-            match self.tcp.try_write(&pending[written..]) {
+            let end = pending.len().min(written.saturating_add(step));
+            match self.tcp.try_write(&pending[written..end]) {
                 Ok(len) => written += len,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => {

@@ -1,9 +1,9 @@
-//! The commands of the load test: `discord`, `client`, `run`. Each has `--help`.
+//! The commands of the load test: `discord`, `client`, `run`, `memory`, `churn`, `identify`. Each has `--help`.
 
 use std::process::ExitCode;
 
 use loadtest::args::{Args, Spec, usage};
-use loadtest::{client, discord, run};
+use loadtest::{client, discord, run, state};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -24,6 +24,21 @@ fn main() -> ExitCode {
                 block_on(run::run(run::options::Options::from_args(args)?))
             })
         }
+        "memory" => {
+            with_args(command, "what the cached state costs, as a table", state::options::SPECS, words, |args| {
+                block_on(state::memory::run(state::options::Options::from_args(args)?))
+            })
+        }
+        "churn" => {
+            with_args(command, "whether memory and state stay right for long", state::options::SPECS, words, |args| {
+                block_on(state::churn::run(state::options::Options::of_churn(args)?))
+            })
+        }
+        "identify" => {
+            with_args(command, "every client gets its whole state at once", state::options::SPECS, words, |args| {
+                block_on(state::identify::run(state::options::Options::from_args(args)?))
+            })
+        }
         _ => return help(),
     };
     match result {
@@ -36,7 +51,7 @@ fn main() -> ExitCode {
 }
 
 fn help() -> ExitCode {
-    eprintln!("loadtest discord | client | run, each with --help");
+    eprintln!("loadtest discord | client | run | memory | churn | identify, each with --help");
     ExitCode::from(2)
 }
 

@@ -37,6 +37,23 @@ pub fn push_frame(out: &mut Vec<u8>, opcode: u8, payload: &[u8], mask: Option<[u
     }
 }
 
+/// Appends one message in fragments: an empty one, one of a byte, the rest, and an empty one, with a ping in the middle.
+pub fn push_fragments(out: &mut Vec<u8>, opcode: u8, message: &[u8]) {
+    let (first, rest) = message.split_at(message.len().min(1));
+    let mut push = |opcode: u8, payload: &[u8], is_final: bool| {
+        let at = out.len();
+        push_frame(out, opcode, payload, None);
+        if !is_final {
+            out[at] &= 0x7F;
+        }
+    };
+    push(opcode, b"", false);
+    push(CONTINUATION, first, false);
+    push(PING, b"between", true);
+    push(CONTINUATION, rest, false);
+    push(CONTINUATION, b"", true);
+}
+
 /// Appends a close frame with `code` and a short `reason`.
 pub fn push_close(out: &mut Vec<u8>, code: u16, reason: &str, mask: Option<[u8; 4]>) {
     let mut payload = code.to_be_bytes().to_vec();
@@ -209,6 +226,17 @@ mod tests {
                 }
             }
             assert_eq!(seen, payloads, "cut in {cut}");
+        }
+    }
+
+    #[test]
+    fn a_message_pushed_in_fragments_is_joined_again() {
+        for message in [&b""[..], b"a", b"some text"] {
+            let mut deframer = Deframer::new(false, 100);
+            push_fragments(&mut deframer.bytes, TEXT, message);
+            assert_eq!(deframer.next_message(), Ok(Some((PING, &b"between"[..]))));
+            assert_eq!(deframer.next_message(), Ok(Some((TEXT, message))));
+            assert_eq!(deframer.next_message(), Ok(None));
         }
     }
 

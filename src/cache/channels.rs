@@ -26,7 +26,8 @@ const PRIVATE_THREAD: u64 = 12;
 pub fn put(guild: &mut Guild, d: &[u8]) -> Result<(), Invalid> {
     let Some(id) = Kind::Channels.id_of(d)? else { return Ok(()) };
     let mut carried: Vec<Entry<'_>> = Vec::new();
-    if let Some(old) = guild.table(Kind::Channels).get(id) {
+    let old = guild.get(Kind::Channels, id);
+    if let Some(old) = &old {
         let (old, new) = (json::pick(old, CARRIED)?, json::pick(d, CARRIED)?);
         for (at, name) in CARRIED.into_iter().enumerate() {
             if let (Some(old), None) = (old[at], new[at]) {
@@ -35,15 +36,15 @@ pub fn put(guild: &mut Guild, d: &[u8]) -> Result<(), Invalid> {
         }
     }
     let channel = edit::edit(d, &["guild_id"], &carried)?;
-    guild.table_mut(Kind::Channels).put(Some(id), channel);
+    guild.put(Kind::Channels, Some(id), &channel);
     Ok(())
 }
 
 /// CHANNEL_DELETE takes the channel's threads with it; its voice states have events of their own.
 pub fn on_delete(guild: &mut Guild, d: &[u8]) -> Result<(), Invalid> {
     let Some(id) = Kind::Channels.id_of(d)? else { return Ok(()) };
-    guild.table_mut(Kind::Channels).remove(id);
-    guild.table_mut(Kind::Threads).remove_where(|thread| parent(thread) == Some(id));
+    guild.remove(Kind::Channels, id);
+    guild.remove_where(Kind::Threads, |thread| parent(thread) == Some(id));
     Ok(())
 }
 
@@ -72,17 +73,16 @@ pub fn on_thread_create(guild: &mut Guild, d: &[u8]) -> Result<(), Invalid> {
 /// THREAD_UPDATE. The `member` stays if the payload has none.
 pub fn put_thread(guild: &mut Guild, d: &[u8]) -> Result<(), Invalid> {
     let Some(id) = Kind::Threads.id_of(d)? else { return Ok(()) };
-    let threads = guild.table_mut(Kind::Threads);
     let Some(mut thread) = active_thread(d)? else {
-        threads.remove(id);
+        guild.remove(Kind::Threads, id);
         return Ok(());
     };
-    if let Some(old) = threads.get(id)
-        && let ([Some(member)], [None]) = (json::pick(old, ["member"])?, json::pick(d, ["member"])?)
+    if let Some(old) = guild.get(Kind::Threads, id)
+        && let ([Some(member)], [None]) = (json::pick(&old, ["member"])?, json::pick(d, ["member"])?)
     {
         thread = edit::edit(&thread, &[], &[(b"member", member)])?;
     }
-    threads.put(Some(id), thread);
+    guild.put(Kind::Threads, Some(id), &thread);
     Ok(())
 }
 
@@ -109,14 +109,13 @@ pub fn on_thread_list_sync(guild: &mut Guild, d: &[u8]) -> Result<(), Invalid> {
             joined.push((id, edit::edit(member, &NOT_IN_THREAD_MEMBER, &[])?));
         }
     }
-    let table = guild.table_mut(Kind::Threads);
-    table.remove_where(|thread| {
+    guild.remove_where(Kind::Threads, |thread| {
         channels.as_ref().is_none_or(|it| parent(thread).is_some_and(|id| it.contains(&Some(id))))
     });
     for (id, thread) in synced {
         match thread {
-            Some(thread) => table.put(Some(id), thread),
-            None => table.remove(id),
+            Some(thread) => guild.put(Kind::Threads, Some(id), &thread),
+            None => guild.remove(Kind::Threads, id),
         };
     }
     joined.iter().try_for_each(|(id, member)| set(guild, Kind::Threads, *id, (b"member", member)))
@@ -132,7 +131,7 @@ pub fn on_thread_member_update(guild: &mut Guild, d: &[u8]) -> Result<(), Invali
 pub fn on_thread_members_update(guild: &mut Guild, d: &[u8], keep: &Keep) -> Result<(), Invalid> {
     let [id, count, added, removed] = json::pick(d, ["id", "member_count", "added_members", "removed_member_ids"])?;
     let Some(id) = id.and_then(json::snowflake) else { return Ok(()) };
-    let Some(thread) = guild.table(Kind::Threads).get(id) else { return Ok(()) };
+    let Some(thread) = guild.get(Kind::Threads, id) else { return Ok(()) };
     let mut new: Vec<Entry<'_>> = count.iter().map(|&count| (&b"member_count"[..], count)).collect();
     let mut own = None;
     for member in array(added)? {
@@ -147,13 +146,13 @@ pub fn on_thread_members_update(guild: &mut Guild, d: &[u8], keep: &Keep) -> Res
     }
     new.extend(own.iter().map(|member| (&b"member"[..], &**member)));
     let drop: &[&str] = if has_left { &["member"] } else { &[] };
-    let [kind] = json::pick(thread, ["type"])?;
+    let [kind] = json::pick(&thread, ["type"])?;
     let is_private = kind.and_then(json::integer) == Some(PRIVATE_THREAD);
-    let thread = edit::edit(&edit::edit(thread, &[], &new)?, drop, &[])?;
+    let thread = edit::edit(&edit::edit(&thread, &[], &new)?, drop, &[])?;
     if has_left && is_private {
-        guild.table_mut(Kind::Threads).remove(id);
+        guild.remove(Kind::Threads, id);
     } else {
-        guild.table_mut(Kind::Threads).put(Some(id), thread);
+        guild.put(Kind::Threads, Some(id), &thread);
     }
     Ok(())
 }
@@ -176,8 +175,8 @@ fn active_thread(thread: &[u8]) -> Result<Option<Box<[u8]>>, Invalid> {
 
 /// A new post is its forum's last message; no CHANNEL_UPDATE says so.
 fn note_post(guild: &mut Guild, channel: u64, thread_id: &[u8]) -> Result<(), Invalid> {
-    let Some(forum) = guild.table(Kind::Channels).get(channel) else { return Ok(()) };
-    let [kind] = json::pick(forum, ["type"])?;
+    let Some(forum) = guild.get(Kind::Channels, channel) else { return Ok(()) };
+    let [kind] = json::pick(&forum, ["type"])?;
     match kind.and_then(json::integer) {
         Some(GUILD_FORUM | GUILD_MEDIA) => set(guild, Kind::Channels, channel, (b"last_message_id", thread_id)),
         _ => Ok(()),
@@ -194,9 +193,9 @@ fn is_own(thread_member: &[u8], keep: &Keep) -> Result<bool, Invalid> {
 
 /// Sets one key of a stored element; does nothing if there is none.
 fn set(guild: &mut Guild, kind: Kind, id: u64, entry: Entry<'_>) -> Result<(), Invalid> {
-    if let Some(old) = guild.table(kind).get(id) {
-        let new = edit::edit(old, &[], &[entry])?;
-        guild.table_mut(kind).put(Some(id), new);
+    if let Some(old) = guild.get(kind, id) {
+        let new = edit::edit(&old, &[], &[entry])?;
+        guild.put(kind, Some(id), &new);
     }
     Ok(())
 }

@@ -1,28 +1,41 @@
 //! One available guild: a skeleton and a table per managed array, taken apart from a GUILD_CREATE and put together again.
 //!
-//! The skeleton is the guild's own JSON with its keys in their order, each managed array emptied to `[]` and `unavailable`
-//! set to `false`. Writing the guild is one walk over the skeleton that puts the tables back into their places.
+//! The skeleton is the guild's own JSON with its keys in their order, `unavailable` set to `false`, and a slot in the place of
+//! each managed array and of `member_count`. Writing the guild is unpacking the skeleton with the tables filled in.
 //! Which event changes what is not decided here (see `channels`, `people`, `rules`).
 //!
-//! Cost: taking a guild apart reads each byte three or four times (top level, elements, their ids) and copies it once; putting
-//! it together is one copy per element and a walk over the skeleton, some 2 KiB.
+//! Cost: taking a guild apart reads each byte four times (top level, elements, their ids, packing); putting it together is
+//! unpacking. Memory is what the tables hold, a skeleton of some 200 bytes, and some 100 bytes more; a kind without elements
+//! takes nothing.
 
 #![forbid(unsafe_code)]
 
 use super::edit::{self, Entry};
 use super::kind::Kind;
+use super::pack::{self, Ids, Shapes, Style, scalar};
 use super::table::Table;
 use super::users::Users;
-use super::{CacheCounts, Keep};
-use crate::wire::json::{self, Invalid, Member};
+use super::{CacheBytes, CacheCounts, Keep};
+use crate::wire::json::{self, Invalid};
+
+/// The slot of `member_count`.
+const MEMBER_COUNT: u8 = b'#';
 
 #[derive(Debug)]
 pub struct Guild {
+    id: u64,
+    /// Packed.
     skeleton: Box<[u8]>,
-    /// Overrides the skeleton's `member_count`, if that is a whole number: joins are too many to rewrite the skeleton.
-    member_count: Option<u64>,
-    /// By `Kind as usize`.
-    tables: [Table; Kind::ALL.len()],
+    /// What the slot for it holds: joins are too many to rewrite the skeleton.
+    member_count: u64,
+    /// Whether the skeleton has such a slot.
+    counts_members: bool,
+    /// Kinds whose array has a slot in the skeleton, a bit each.
+    placed: u16,
+    /// Of the kinds that have elements.
+    tables: Vec<(Kind, Table)>,
+    ids: Ids,
+    shapes: Shapes,
 }
 
 /// What a GUILD_CREATE says.
@@ -34,22 +47,25 @@ pub struct Created {
     pub guild: Guild,
 }
 
+/// The elements of one array that are to be kept, with their ids.
+type Elements<'a> = Vec<(Option<u64>, &'a [u8])>;
+
 impl Guild {
     /// Takes the `d` of a GUILD_CREATE apart, or says where it is broken.
-    pub fn read(d: &[u8], keep: &Keep) -> Result<Created, Invalid> {
+    pub fn read(d: &[u8], keep: &Keep, shapes: &Shapes) -> Result<Created, Invalid> {
         let (mut id, mut unavailable) = (None, None);
-        let mut guild = Self { skeleton: Box::default(), member_count: None, tables: Default::default() };
+        let mut arrays = Vec::new();
         let mut skeleton = vec![b'{'];
         for member in json::members(d)? {
             let member = member?;
             if json::key_is(member.key, "unavailable") {
                 unavailable = Some(member.value);
                 edit::write_entry((member.key, b"false"), &mut skeleton);
-            } else if let Some((kind, place)) = managed(&member, keep) {
-                guild.tables[kind as usize] = table(kind, member.value, keep)?;
-                edit::write_entry((member.key, place), &mut skeleton);
+            } else if let Some(kind) = Kind::of_key(member.key) {
+                arrays.retain(|(known, _)| *known != kind);
+                arrays.push((kind, elements(kind, member.value, keep)?));
+                edit::write_entry((member.key, place(kind, member.value, keep)), &mut skeleton);
             } else {
-                guild.note_member_count(&member);
                 if json::key_is(member.key, "id") {
                     id = json::snowflake(member.value);
                 }
@@ -61,7 +77,21 @@ impl Guild {
             edit::write_entry((b"unavailable", b"false"), &mut skeleton);
         }
         skeleton.push(b'}');
-        guild.skeleton = skeleton.into_boxed_slice();
+        let mut guild = Self {
+            id: id.unwrap_or_default(),
+            skeleton: Box::default(),
+            member_count: 0,
+            counts_members: false,
+            placed: 0,
+            tables: Vec::new(),
+            ids: Ids::default(),
+            shapes: shapes.clone(),
+        };
+        guild.learn_ids(&arrays);
+        guild.set_skeleton(&skeleton)?;
+        for (kind, elements) in arrays {
+            guild.fill(kind, &elements);
+        }
         Ok(Created { id, is_unavailable: unavailable == Some(b"true"), guild })
     }
 
@@ -75,19 +105,17 @@ impl Guild {
                 continue;
             }
             let mut value = member.value;
-            if let Some((kind, place)) = managed(&member, keep) {
-                arrays.push((kind, table(kind, member.value, keep)?));
-                value = place;
+            if let Some(kind) = Kind::of_key(member.key) {
+                arrays.push((kind, elements(kind, member.value, keep)?));
+                value = place(kind, member.value, keep);
             }
             set.retain(|(key, _)| !json::same_key(key, member.key));
             set.push((member.key, value));
         }
-        self.skeleton = edit::edit(&self.skeleton, &[], &set)?;
-        for (kind, table) in arrays {
-            self.install(kind, table, users);
-        }
-        for (key, value) in set {
-            self.note_member_count(&Member { key, value, span: 0..0 });
+        self.learn_ids(&arrays);
+        self.set_skeleton(&edit::edit(&self.skeleton_text(), &[], &set)?)?;
+        for (kind, elements) in arrays {
+            self.install(kind, &elements, users);
         }
         Ok(())
     }
@@ -95,134 +123,270 @@ impl Guild {
     /// Replaces one whole array. A value that is no array, or `None`, changes nothing.
     pub fn replace(&mut self, kind: Kind, array: Option<&[u8]>, keep: &Keep, users: &mut Users) -> Result<(), Invalid> {
         if let Some(array) = array.filter(|it| json::is_array(it)) {
-            let table = table(kind, array, keep)?;
-            self.install(kind, table, users);
+            self.install(kind, &elements(kind, array, keep)?, users);
         }
         Ok(())
     }
 
     /// Counts the members as users. From then on every change of a member is counted where it is made.
     pub fn add_to(&self, users: &mut Users) {
-        self.table(Kind::Members).iter_ids().for_each(|id| users.add(id));
+        self.ids_of(Kind::Members).for_each(|id| users.add(id));
     }
 
     /// Undoes `add_to` and what was counted since.
     pub fn remove_from(&self, users: &mut Users) {
-        self.table(Kind::Members).iter_ids().for_each(|id| users.remove(id));
+        self.ids_of(Kind::Members).for_each(|id| users.remove(id));
     }
 
-    pub fn table(&self, kind: Kind) -> &Table {
-        &self.tables[kind as usize]
+    // ---- elements
+
+    pub fn contains(&self, kind: Kind, id: u64) -> bool {
+        self.table(kind).is_some_and(|table| table.contains(id))
     }
 
+    /// The JSON of an element.
+    pub fn get(&self, kind: Kind, id: u64) -> Option<Vec<u8>> {
+        let packed = self.table(kind)?.get(id)?;
+        let mut text = Vec::with_capacity(4 * packed.len() + 256);
+        self.shapes.unpack(packed, id, &self.ids, &mut text);
+        Some(text)
+    }
+
+    /// Ids in ascending order.
+    pub fn ids_of(&self, kind: Kind) -> impl Iterator<Item = u64> {
+        self.table(kind).into_iter().flat_map(Table::iter_ids)
+    }
+
+    /// Replaces the element of that id, or appends one; `true` if an element with an id is new.
+    ///
     /// For every kind but `Members`, whose changes `users` must hear of: see `put_member`.
-    pub fn table_mut(&mut self, kind: Kind) -> &mut Table {
-        &mut self.tables[kind as usize]
+    pub fn put(&mut self, kind: Kind, id: Option<u64>, text: &[u8]) -> bool {
+        if matches!(kind, Kind::Roles | Kind::Channels)
+            && let Some(id) = id
+        {
+            self.ids.intern(id);
+        }
+        self.place(kind);
+        let at = match self.tables.iter().position(|(known, _)| *known == kind) {
+            Some(at) => at,
+            None => {
+                self.tables.reserve_exact(1);
+                self.tables.push((kind, Table::default()));
+                self.tables.len() - 1
+            }
+        };
+        let Self { tables, ids, shapes, .. } = self;
+        let table = &mut tables[at].1;
+        shapes.pack(text, id.unwrap_or_default(), ids, style(kind), |packed| table.put(id, packed))
     }
 
-    pub fn put_member(&mut self, id: u64, text: Box<[u8]>, users: &mut Users) {
-        if self.table_mut(Kind::Members).put(Some(id), text) {
+    pub fn put_member(&mut self, id: u64, text: &[u8], users: &mut Users) {
+        if self.put(Kind::Members, Some(id), text) {
             users.add(id);
         }
     }
 
+    /// Whether there was one.
+    pub fn remove(&mut self, kind: Kind, id: u64) -> bool {
+        let Some(at) = self.tables.iter().position(|(known, _)| *known == kind) else { return false };
+        let table = &mut self.tables[at].1;
+        let was_there = table.remove(id);
+        if table.len() == 0 {
+            self.tables.remove(at);
+            self.tables.shrink_to_fit();
+        }
+        was_there
+    }
+
     pub fn remove_member(&mut self, id: u64, users: &mut Users) {
-        if self.table_mut(Kind::Members).remove(id) {
+        if self.remove(Kind::Members, id) {
             users.remove(id);
         }
     }
 
+    /// Removes the elements that have an id and for whose JSON `drop` says so.
+    pub fn remove_where(&mut self, kind: Kind, mut drop: impl FnMut(&[u8]) -> bool) {
+        let dropped: Vec<u64> =
+            self.ids_of(kind).filter(|&id| self.get(kind, id).is_some_and(|text| drop(&text))).collect();
+        for id in dropped {
+            self.remove(kind, id);
+        }
+    }
+
+    /// Ids of the elements that may hold the id `named`, told by their packed bytes: all that do, and some more.
+    pub fn ids_that_may_name(&self, kind: Kind, named: u64) -> Vec<u64> {
+        let needles = pack::Needles::of(named, &self.ids);
+        let packed = self.table(kind).into_iter().flat_map(Table::iter);
+        packed.filter(|(id, packed)| *id != 0 && needles.may_be_in(packed)).map(|(id, _)| id).collect()
+    }
+
+    // ---- the guild itself
+
     /// `change` maps the old `member_count` to the new; a guild that came without one stays without.
     pub fn change_member_count(&mut self, change: impl FnOnce(u64) -> u64) {
-        self.member_count = self.member_count.map(change);
+        if self.counts_members {
+            self.member_count = change(self.member_count);
+        }
     }
 
     /// Appends the `d` of a GUILD_CREATE.
     pub fn write(&self, out: &mut Vec<u8>) {
-        let mut placed = [false; Kind::ALL.len()];
-        out.push(b'{');
-        // The skeleton was written by this type: there is no error to see.
-        for member in json::members(&self.skeleton).into_iter().flatten().map_while(Result::ok) {
-            edit::write_comma(out);
-            if json::key_is(member.key, "member_count")
-                && let Some(count) = self.member_count
-            {
-                out.extend_from_slice(&self.skeleton[member.span.start..member.span.end - member.value.len()]);
-                out.extend_from_slice(itoa::Buffer::new().format(count).as_bytes());
-                continue;
-            }
-            match Kind::of_key(member.key) {
-                Some(kind) if json::is_array(member.value) || self.table(kind).len() > 0 => {
-                    placed[kind as usize] = true;
-                    out.extend_from_slice(&self.skeleton[member.span.start..member.span.end - member.value.len()]);
-                    self.table(kind).write(out);
-                }
-                _ => out.extend_from_slice(&self.skeleton[member.span]),
-            }
-        }
-        for kind in Kind::ALL {
-            if !placed[kind as usize] && self.table(kind).len() > 0 {
-                edit::write_entry((kind.key().as_bytes(), b""), out);
-                self.table(kind).write(out);
-            }
-        }
-        out.push(b'}');
+        let mut fill = |slot: u8, out: &mut Vec<u8>| match Kind::of_slot(slot) {
+            Some(kind) => self.write_array(kind, out),
+            None => scalar::write_number(self.member_count, out),
+        };
+        self.shapes.unpack_filled(&self.skeleton, self.id, &self.ids, &mut fill, out);
     }
 
     /// This guild's share of the shard's counts, `users` apart.
     pub fn counts(&self) -> CacheCounts {
-        let len = |kind| self.table(kind).len() as u64;
-        CacheCounts {
-            emojis: len(Kind::Emojis),
-            guilds: 1,
-            members: len(Kind::Members),
-            presences: len(Kind::Presences),
-            channels: len(Kind::Channels) + len(Kind::Threads),
-            roles: len(Kind::Roles),
-            unavailable_guilds: 0,
-            users: 0,
-            voice_states: len(Kind::VoiceStates),
-            bytes: (self.skeleton.len() + self.tables.iter().map(Table::bytes).sum::<usize>()) as u64,
+        let mut counts = CacheCounts { guilds: 1, bytes: self.skeleton.len() as u64, ..CacheCounts::default() };
+        for (kind, table) in &self.tables {
+            counts.bytes += table.bytes() as u64;
+            let len = table.len() as u64;
+            match kind {
+                Kind::Emojis => counts.emojis = len,
+                Kind::Members => counts.members = len,
+                Kind::Presences => counts.presences = len,
+                Kind::Channels | Kind::Threads => counts.channels += len,
+                Kind::Roles => counts.roles = len,
+                Kind::VoiceStates => counts.voice_states = len,
+                Kind::Stickers | Kind::StageInstances | Kind::ScheduledEvents | Kind::SoundboardSounds => {}
+            }
+        }
+        counts
+    }
+
+    /// Adds what this guild holds.
+    pub fn add_bytes(&self, bytes: &mut CacheBytes) {
+        let tables = self.tables.capacity() * size_of::<(Kind, Table)>();
+        bytes.other += (size_of::<Self>() + self.skeleton.len() + tables + self.ids.heap_bytes()) as u64;
+        for (kind, table) in &self.tables {
+            *kind.bytes_of(bytes) += table.heap_bytes() as u64;
         }
     }
 
-    fn install(&mut self, kind: Kind, table: Table, users: &mut Users) {
+    fn table(&self, kind: Kind) -> Option<&Table> {
+        self.tables.iter().find(|(known, _)| *known == kind).map(|(_, table)| table)
+    }
+
+    fn write_array(&self, kind: Kind, out: &mut Vec<u8>) {
+        out.push(b'[');
+        if let Some(table) = self.table(kind) {
+            table.for_each(|id, packed| {
+                edit::write_comma(out);
+                self.shapes.unpack(packed, id, &self.ids, out);
+            });
+        }
+        out.push(b']');
+    }
+
+    /// Roles, channels and the guild are what other objects name.
+    fn learn_ids(&mut self, arrays: &[(Kind, Elements<'_>)]) {
+        let named = arrays.iter().filter(|(kind, _)| matches!(kind, Kind::Roles | Kind::Channels));
+        let mut ids: Vec<u64> = named.flat_map(|(_, elements)| elements.iter().filter_map(|(id, _)| *id)).collect();
+        ids.push(self.id);
+        self.ids.intern_all(ids);
+    }
+
+    fn install(&mut self, kind: Kind, elements: &Elements<'_>, users: &mut Users) {
         if kind == Kind::Members {
             self.remove_from(users);
-            self.tables[kind as usize] = table;
+        }
+        self.tables.retain(|(known, _)| *known != kind);
+        self.fill(kind, elements);
+        if kind == Kind::Members {
             self.add_to(users);
-        } else {
-            self.tables[kind as usize] = table;
         }
     }
 
-    fn note_member_count(&mut self, member: &Member<'_>) {
-        if json::key_is(member.key, "member_count") {
-            self.member_count = json::integer(member.value);
+    fn fill(&mut self, kind: Kind, elements: &Elements<'_>) {
+        for &(id, text) in elements {
+            self.put(kind, id, text);
         }
+    }
+
+    /// Gives the kind's array a slot, if the guild came without the array or with an odd value in its place.
+    fn place(&mut self, kind: Kind) {
+        if self.placed & 1 << kind as u16 == 0 {
+            let text = edit::edit(&self.skeleton_text(), &[], &[(kind.key().as_bytes(), b"[]")]);
+            let placed = text.and_then(|text| self.set_skeleton(&text));
+            debug_assert!(placed.is_ok(), "the skeleton was whole when it was packed");
+        }
+    }
+
+    /// The skeleton as JSON, managed arrays being empty.
+    fn skeleton_text(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        let mut fill = |slot: u8, out: &mut Vec<u8>| match slot {
+            MEMBER_COUNT => scalar::write_number(self.member_count, out),
+            _ => out.extend_from_slice(b"[]"),
+        };
+        self.shapes.unpack_filled(&self.skeleton, self.id, &self.ids, &mut fill, &mut text);
+        text
+    }
+
+    /// Packs `text`, a guild whose managed arrays are empty or odd values.
+    ///
+    /// Errs, and changes nothing, if it holds control characters, among which the slots are.
+    fn set_skeleton(&mut self, text: &[u8]) -> Result<(), Invalid> {
+        if let Some(offset) = text.iter().position(|&byte| pack::is_reserved(byte)) {
+            return Err(Invalid { offset });
+        }
+        let (mut placed, mut member_count) = (0, None);
+        let mut slotted = vec![b'{'];
+        for member in json::members(text)? {
+            let member = member?;
+            let mut slot = None;
+            if let Some(kind) = Kind::of_key(member.key)
+                && json::is_array(member.value)
+            {
+                placed |= 1 << kind as u16;
+                slot = Some(kind.slot());
+            } else if json::key_is(member.key, "member_count")
+                && let Some(count) = scalar::number(member.value)
+            {
+                member_count = Some(count);
+                slot = Some(MEMBER_COUNT);
+            }
+            edit::write_comma(&mut slotted);
+            match slot {
+                Some(slot) => {
+                    slotted.extend_from_slice(&text[member.span.start..member.span.end - member.value.len()]);
+                    pack::write_slot(slot, &mut slotted);
+                }
+                None => slotted.extend_from_slice(&text[member.span]),
+            }
+        }
+        slotted.push(b'}');
+        self.skeleton = self.shapes.pack(&slotted, self.id, &mut self.ids, Style::Long, |packed| packed.into());
+        self.placed = placed;
+        self.counts_members = member_count.is_some();
+        self.member_count = member_count.unwrap_or_default();
+        Ok(())
     }
 }
 
-/// The kind whose table `member` feeds, and what stands in the skeleton for it: `[]`, or a value that is no array as it came.
-fn managed<'a>(member: &Member<'a>, keep: &Keep) -> Option<(Kind, &'a [u8])> {
-    let kind = Kind::of_key(member.key)?;
-    let odd = !json::is_array(member.value) && kind.is_kept(&keep.flags);
-    Some((kind, if odd { member.value } else { b"[]" }))
+/// What stands in the skeleton for a managed array: `[]`, or a value that is no array as it came.
+fn place<'a>(kind: Kind, value: &'a [u8], keep: &Keep) -> &'a [u8] {
+    if !json::is_array(value) && kind.is_kept(&keep.flags) { value } else { b"[]" }
 }
 
 /// The elements of `array` that are kept. Empty for a value that is no array.
-fn table(kind: Kind, array: &[u8], keep: &Keep) -> Result<Table, Invalid> {
-    let mut table = Table::default();
-    if !json::is_array(array) || !kind.is_kept(&keep.flags) {
-        return Ok(table);
-    }
-    for element in json::elements(array)? {
-        let element = element?;
-        let id = kind.id_of(element)?;
-        if kind != Kind::Members || keep.member(id) {
-            table.put(id, element.into());
+fn elements<'a>(kind: Kind, array: &'a [u8], keep: &Keep) -> Result<Elements<'a>, Invalid> {
+    let mut kept = Vec::new();
+    if json::is_array(array) && kind.is_kept(&keep.flags) {
+        for element in json::elements(array)? {
+            let element = element?;
+            let id = kind.id_of(element)?;
+            if kind != Kind::Members || keep.member(id) {
+                kept.push((id, element));
+            }
         }
     }
-    table.shrink();
-    Ok(table)
+    Ok(kept)
+}
+
+fn style(kind: Kind) -> Style {
+    if kind == Kind::Members { Style::WithIds } else { Style::Element }
 }

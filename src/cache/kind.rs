@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::CacheFlags;
+use super::{CacheBytes, CacheFlags};
 use crate::wire::json::{self, Invalid};
 
 /// A managed array of GUILD_CREATE.
@@ -55,6 +55,15 @@ impl Kind {
         }
     }
 
+    /// The kind that a guild's packed keys have this slot for: see `guild`.
+    pub fn of_slot(slot: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(slot.checked_sub(b'A')?)).copied()
+    }
+
+    pub fn slot(self) -> u8 {
+        b'A' + self as u8
+    }
+
     /// The kind whose array a raw key of a guild names.
     pub fn of_key(key: &[u8]) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| json::key_is(key, kind.key()))
@@ -73,6 +82,19 @@ impl Kind {
             Self::StageInstances => flags.stage_instances,
             Self::ScheduledEvents => flags.scheduled_events,
             Self::SoundboardSounds => true,
+        }
+    }
+
+    /// Where the bytes of this kind are counted.
+    pub fn bytes_of(self, bytes: &mut CacheBytes) -> &mut u64 {
+        match self {
+            Self::Members => &mut bytes.members,
+            Self::Presences => &mut bytes.presences,
+            Self::VoiceStates => &mut bytes.voice_states,
+            Self::Roles => &mut bytes.roles,
+            Self::Channels | Self::Threads => &mut bytes.channels,
+            Self::Emojis => &mut bytes.emojis,
+            Self::Stickers | Self::StageInstances | Self::ScheduledEvents | Self::SoundboardSounds => &mut bytes.other,
         }
     }
 

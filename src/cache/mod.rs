@@ -13,11 +13,13 @@
 
 #![forbid(unsafe_code)]
 
+mod block;
 mod channels;
 mod edit;
 mod event;
 mod guild;
 mod kind;
+mod pack;
 mod people;
 mod ready;
 mod rules;
@@ -32,6 +34,8 @@ use crate::wire::GuildId;
 use crate::wire::json::{self, Invalid};
 use event::Event;
 use guild::Guild;
+use kind::Kind;
+pub use pack::Shapes;
 use ready::Ready;
 use users::Users;
 
@@ -89,6 +93,23 @@ pub struct CacheCounts {
     pub bytes: u64,
 }
 
+/// Heap bytes of one shard's state by kind, as held: slack and indices included.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct CacheBytes {
+    pub members: u64,
+    pub presences: u64,
+    pub voice_states: u64,
+    pub roles: u64,
+    /// Channels and threads.
+    pub channels: u64,
+    pub emojis: u64,
+    /// The guilds' own keys, the remaining kinds, and the tables that hold it all together.
+    pub other: u64,
+    pub ready: u64,
+    /// This shard's share of what the shards of a core have in common.
+    pub shapes: u64,
+}
+
 /// Whose synthesised form an event may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Touch {
@@ -118,6 +139,7 @@ pub struct Cache {
     /// `None` while a guild is unavailable.
     guilds: BTreeMap<GuildId, Option<Box<Guild>>>,
     users: Users,
+    shapes: Shapes,
     /// Without `users` and without READY's bytes; kept up with every change.
     counts: CacheCounts,
 }
@@ -137,13 +159,15 @@ impl Keep {
 }
 
 impl Cache {
-    pub fn new(flags: CacheFlags) -> Self {
+    /// `shapes` is shared with the other caches of the core.
+    pub fn new(flags: CacheFlags, shapes: Shapes) -> Self {
         Self {
             keep: Keep { flags, own_user: None },
             ready: None,
             order: Vec::new(),
             guilds: BTreeMap::new(),
             users: Users::new(flags.users),
+            shapes,
             counts: CacheCounts::default(),
         }
     }
@@ -244,13 +268,55 @@ impl Cache {
         }
     }
 
+    /// A walk over the guilds: for a metrics scrape, not for every event.
+    pub fn bytes(&self) -> CacheBytes {
+        let mut bytes = CacheBytes {
+            ready: self.ready.as_ref().map_or(0, |ready| ready.bytes() as u64),
+            shapes: self.shapes.bytes_share(1 + (self.counts.guilds as usize)),
+            other: self.users.heap_bytes() as u64,
+            ..CacheBytes::default()
+        };
+        for guild in self.guilds.values().flatten() {
+            guild.add_bytes(&mut bytes);
+        }
+        bytes
+    }
+
+    /// The `d` of the guild's GUILD_CREATE; `None` if it is unknown or unavailable.
+    pub fn find_guild(&self, id: GuildId) -> Option<Vec<u8>> {
+        let guild = self.guilds.get(&id)?.as_ref()?;
+        let mut out = Vec::new();
+        guild.write(&mut out);
+        Some(out)
+    }
+
+    /// A channel or thread as stored. Asks guild by guild, since nothing tells a channel's guild by its id.
+    pub fn find_channel(&self, id: u64) -> Option<Vec<u8>> {
+        [Kind::Channels, Kind::Threads].into_iter().find_map(|kind| self.find(kind, id))
+    }
+
+    /// The user object of a cached member, or of READY if it is the bot's own and no member is cached. Asks guild by guild.
+    pub fn find_user(&self, id: u64) -> Option<Vec<u8>> {
+        if let Some(member) = self.find(Kind::Members, id) {
+            let [user] = json::pick(&member, ["user"]).ok()?;
+            return user.map(<[u8]>::to_vec);
+        }
+        let ready = self.ready.as_ref().filter(|_| self.keep.own_user == Some(id))?;
+        ready.user().map(<[u8]>::to_vec)
+    }
+
+    /// The element as stored in the first guild that has one.
+    fn find(&self, kind: Kind, id: u64) -> Option<Vec<u8>> {
+        self.guilds.values().flatten().find_map(|guild| guild.get(kind, id))
+    }
+
     fn relevant(&self, event_type: &[u8]) -> Option<Event> {
         Event::of_type(event_type).filter(|event| event.matters(&self.keep.flags))
     }
 
     /// Replaces everything of the guild, or marks it unavailable if that is all the payload says.
     fn on_guild_create(&mut self, d: &[u8]) -> Result<(), Invalid> {
-        let created = Guild::read(d, &self.keep)?;
+        let created = Guild::read(d, &self.keep, &self.shapes)?;
         if let Some(id) = created.id {
             self.set_guild(GuildId(id), (!created.is_unavailable).then(|| Box::new(created.guild)));
         }

@@ -50,6 +50,12 @@ impl Ready {
         Ok(())
     }
 
+    /// The bot's own user object.
+    pub fn user(&self) -> Option<&[u8]> {
+        let [user] = json::pick(&self.text, ["user"]).ok()?;
+        user.filter(|it| json::is_object(it))
+    }
+
     pub fn bytes(&self) -> usize {
         self.text.len()
     }

@@ -57,14 +57,14 @@ pub fn apply(guild: &mut Guild, event: Event, d: &[u8], keep: &Keep, users: &mut
 /// The payload is the element, `guild_id` included.
 fn put(guild: &mut Guild, kind: Kind, element: &[u8]) -> Result<(), Invalid> {
     if let Some(id) = kind.id_of(element)? {
-        guild.table_mut(kind).put(Some(id), element.into());
+        guild.put(kind, Some(id), element);
     }
     Ok(())
 }
 
 fn remove(guild: &mut Guild, kind: Kind, d: &[u8]) -> Result<(), Invalid> {
     if let Some(id) = kind.id_of(d)? {
-        guild.table_mut(kind).remove(id);
+        guild.remove(kind, id);
     }
     Ok(())
 }

@@ -1,56 +1,66 @@
-//! A table of fragments: raw JSON of the elements of one array, in the array's order, found by snowflake.
+//! A table of packed elements, found by snowflake, written in the order in which they came.
 //!
-//! Knows nothing of what the fragments mean. An element is replaced where it stands, a new one goes to the end, and a removed
-//! one leaves a hole until holes outnumber elements; so an update costs O(log n), and closing the holes O(1) amortised.
+//! Entries lie in blocks sorted by id (see `block`); each carries its ordinal, which is its place in the array. An element is
+//! replaced where it stands, a new one goes to the end, a removed one leaves nothing. Knows nothing of what the bytes mean.
 //!
-//! Memory per element: its JSON, 24 bytes of slot and some 20 of index. An empty table allocates nothing.
+//! Cost: an update is a binary search over the blocks and a move within one, at most `BLOCK_MAX` bytes. A block that grows too
+//! long is cut in two, one that shrinks is joined with its neighbour: O(blocks) of 32 bytes, rarely.
+//! Memory per element: its bytes, and some 10 of id, ordinal, length; per block 32; in blocks no more slack than a size class.
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
-use std::num::NonZeroU64;
+use super::block::{self, Block};
 
-use super::edit::write_comma;
+/// Elements one table holds. Ten times the members of the largest guild that Discord has announced; when a table is full, a new
+/// element is not kept, though its event still reaches every client.
+pub const ENTRIES_MAX: usize = 1 << 28;
 
-/// Elements one table holds, holes included. Ten times the members of the largest guild that Discord has announced; when a
-/// table is full, a new element is not kept, though its event still reaches every client.
-pub const SLOTS_MAX: usize = 1 << 28;
-
-/// Holes that are left alone, so that a small table is not rebuilt for every removal.
-const HOLES_MIN: usize = 16;
+/// A block of more bytes is cut in two, unless it is one entry.
+const BLOCK_MAX: usize = 8 << 10;
+/// A block of fewer bytes is joined with a neighbour, if that gives no more than `JOINED_MAX`.
+const BLOCK_MIN: usize = 2 << 10;
+const JOINED_MAX: usize = 6 << 10;
 
 #[derive(Debug, Default)]
 pub struct Table {
-    slots: Vec<Slot>,
-    /// Slot by snowflake, for slots that have one.
-    index: BTreeMap<NonZeroU64, u32>,
-    holes: usize,
-    /// Bytes of all fragments.
+    /// Sorted by id, none empty. Elements without an id have 0 and stand first.
+    blocks: Vec<Block>,
+    len: u32,
+    /// Greater than any in use.
+    next_ordinal: u32,
+    /// Packed elements, without what finds them.
     bytes: usize,
-}
-
-#[derive(Debug)]
-struct Slot {
-    /// `None` for an element that no event can name. It is kept as it came.
-    id: Option<NonZeroU64>,
-    /// Empty in a hole: JSON never is.
-    text: Box<[u8]>,
+    /// All ordinals are 0: the order is that of the ids.
+    is_unordered: bool,
 }
 
 impl Table {
-    /// Elements, without holes.
-    pub fn len(&self) -> usize {
-        self.slots.len() - self.holes
+    /// A table whose elements need no order of their own: two or three bytes less for each in a large one.
+    pub fn without_order() -> Self {
+        Self { is_unordered: true, ..Self::default() }
     }
 
-    /// Bytes of JSON held, without commas and brackets.
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Bytes of the packed elements.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
+    /// Bytes of heap held.
+    pub fn heap_bytes(&self) -> usize {
+        let blocks = self.blocks.iter().map(Block::heap_bytes).sum::<usize>();
+        blocks + self.blocks.capacity() * size_of::<Block>()
+    }
+
     pub fn get(&self, id: u64) -> Option<&[u8]> {
-        let slot = *self.index.get(&NonZeroU64::new(id)?)?;
-        Some(&self.slots[slot as usize].text)
+        if id == 0 || self.blocks.is_empty() {
+            return None;
+        }
+        let block = &self.blocks[self.block_of(id)];
+        block.find(id).ok().map(|entry| block.packed(&entry))
     }
 
     pub fn contains(&self, id: u64) -> bool {
@@ -60,99 +70,129 @@ impl Table {
     /// Replaces the element of that id, or appends one. Elements without id (`None` or 0) are always appended.
     ///
     /// `true` if an element with an id is new in the table.
-    pub fn put(&mut self, id: Option<u64>, text: Box<[u8]>) -> bool {
-        debug_assert!(!text.is_empty());
-        let id = id.and_then(NonZeroU64::new);
-        if let Some(&slot) = id.and_then(|id| self.index.get(&id)) {
-            let slot = &mut self.slots[slot as usize];
-            self.bytes = self.bytes - slot.text.len() + text.len();
-            slot.text = text;
-            return false;
+    pub fn put(&mut self, id: Option<u64>, packed: &[u8]) -> bool {
+        let id = id.unwrap_or_default();
+        if self.blocks.is_empty() {
+            self.blocks.reserve_exact(1);
+            self.blocks.push(Block::default());
         }
-        if self.slots.len() >= SLOTS_MAX {
-            return false;
-        }
-        if let Some(id) = id {
-            self.index.insert(id, self.slots.len() as u32); // SLOTS_MAX < 2^32
-        }
-        self.bytes += text.len();
-        self.slots.push(Slot { id, text });
-        self.check();
-        id.is_some()
+        let mut at = self.block_of(id);
+        let found = self.blocks[at].find(id);
+        let (span, ordinal) = match &found {
+            Ok(entry) => {
+                self.bytes -= entry.packed.len();
+                (entry.span.clone(), entry.ordinal)
+            }
+            Err(place) if self.len() < ENTRIES_MAX => {
+                let place = *place;
+                let is_last = at + 1 == self.blocks.len() && place == self.blocks[at].len();
+                let ordinal = self.next_ordinal;
+                // After 2^32 elements, new ones share the last place and stand by id.
+                self.next_ordinal = self.next_ordinal.saturating_add(u32::from(!self.is_unordered));
+                self.len += 1;
+                // Ids that ascend fill their blocks.
+                if is_last && place > 0 && place + block::entry_len(ordinal, packed.len()) > BLOCK_MAX {
+                    at += 1;
+                    self.insert_block(at, Block::default());
+                    (0..0, ordinal)
+                } else {
+                    (place..place, ordinal)
+                }
+            }
+            Err(_) => return false,
+        };
+        self.bytes += packed.len();
+        self.blocks[at].splice(span, id, ordinal, packed);
+        self.mend(at);
+        found.is_err() && id != 0
     }
 
     /// Whether there was one.
     pub fn remove(&mut self, id: u64) -> bool {
-        let Some(slot) = NonZeroU64::new(id).and_then(|id| self.index.remove(&id)) else { return false };
-        let text = std::mem::take(&mut self.slots[slot as usize].text);
-        self.bytes -= text.len();
-        self.holes += 1;
-        if self.holes > HOLES_MIN && self.holes > self.len() {
-            self.close_holes();
+        if id == 0 || self.blocks.is_empty() {
+            return false;
         }
-        self.check();
+        let at = self.block_of(id);
+        let Ok(entry) = self.blocks[at].find(id) else { return false };
+        self.bytes -= entry.packed.len();
+        self.len -= 1;
+        self.blocks[at].remove(entry.span);
+        self.mend(at);
         true
     }
 
-    /// Removes the elements that have an id and for whose JSON `drop` says so.
-    pub fn remove_where(&mut self, mut drop: impl FnMut(&[u8]) -> bool) {
-        let ids: Vec<u64> = self.iter_ids().filter(|&id| self.get(id).is_some_and(&mut drop)).collect();
-        for id in ids {
-            self.remove(id);
-        }
-    }
-
-    /// Replaces each element for which `change` gives a new text.
-    pub fn update_where(&mut self, mut change: impl FnMut(&[u8]) -> Option<Box<[u8]>>) {
-        for slot in self.slots.iter_mut().filter(|slot| !slot.text.is_empty()) {
-            if let Some(text) = change(&slot.text) {
-                self.bytes = self.bytes - slot.text.len() + text.len();
-                slot.text = text;
-            }
-        }
-        self.check();
-    }
-
-    /// Ids in ascending order.
+    /// Ids in ascending order, of elements that have one.
     pub fn iter_ids(&self) -> impl Iterator<Item = u64> {
-        self.index.keys().map(|id| id.get())
+        self.iter().map(|(id, _)| id).filter(|&id| id != 0)
     }
 
-    /// Fragments in the array's order.
-    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        self.slots.iter().map(|slot| &*slot.text).filter(|text| !text.is_empty())
+    /// Ids and packed elements in the order of ids; 0 stands for none.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.blocks.iter().flat_map(|block| block.entries().map(|entry| (entry.id, block.packed(&entry))))
     }
 
-    /// Appends the array.
-    pub fn write(&self, out: &mut Vec<u8>) {
-        out.push(b'[');
-        for text in self.iter() {
-            write_comma(out);
-            out.extend_from_slice(text);
+    /// Calls `each` with ids and packed elements in the array's order.
+    pub fn for_each(&self, mut each: impl FnMut(u64, &[u8])) {
+        let mut places: Vec<(u32, u32, u32)> = Vec::with_capacity(self.len());
+        for (at, block) in self.blocks.iter().enumerate() {
+            // A table of more than 2^32 bytes of blocks would hold more than ENTRIES_MAX.
+            places.extend(block.entries().map(|entry| (entry.ordinal, at as u32, entry.span.start as u32)));
         }
-        out.push(b']');
-    }
-
-    /// Gives back what a table grown element by element has too much.
-    pub fn shrink(&mut self) {
-        self.slots.shrink_to_fit();
-    }
-
-    fn close_holes(&mut self) {
-        self.slots.retain(|slot| !slot.text.is_empty());
-        self.slots.shrink_to_fit();
-        for (at, slot) in self.slots.iter().enumerate() {
-            if let Some(place) = slot.id.and_then(|id| self.index.get_mut(&id)) {
-                *place = at as u32;
+        if !places.is_sorted() {
+            places.sort_unstable();
+        }
+        for (_, at, start) in places {
+            let block = &self.blocks[at as usize];
+            if let Some(entry) = block.entry(start as usize) {
+                each(entry.id, block.packed(&entry));
             }
         }
-        self.holes = 0;
     }
 
-    /// index.len() ≤ len() ≤ slots.len() ≤ SLOTS_MAX
-    fn check(&self) {
-        debug_assert!(self.index.len() <= self.len());
-        debug_assert!(self.slots.len() <= SLOTS_MAX);
+    /// The last block that begins at or before `id`, or the first.
+    fn block_of(&self, id: u64) -> usize {
+        self.blocks.partition_point(|block| block.first() <= id).saturating_sub(1)
+    }
+
+    /// Cuts or joins the block, or takes it away, after a change.
+    fn mend(&mut self, at: usize) {
+        let len = self.blocks[at].len();
+        if len > BLOCK_MAX {
+            if let Some(right) = self.blocks[at].cut() {
+                self.insert_block(at + 1, right);
+            }
+        } else if len == 0 {
+            self.blocks.remove(at);
+            self.trim();
+        } else if len < BLOCK_MIN && self.blocks.len() > 1 {
+            let left = if at > 0 { at - 1 } else { at };
+            if self.blocks[left].len() + self.blocks[left + 1].len() <= JOINED_MAX {
+                let right = self.blocks.remove(left + 1);
+                self.blocks[left].append(&right);
+                self.trim();
+            }
+        }
+        self.check(at);
+    }
+
+    fn insert_block(&mut self, at: usize, block: Block) {
+        if self.blocks.len() == self.blocks.capacity() {
+            self.blocks.reserve_exact(1 + self.blocks.len() / 8);
+        }
+        self.blocks.insert(at, block);
+    }
+
+    fn trim(&mut self) {
+        if self.blocks.capacity() > self.blocks.len() + self.blocks.len() / 4 {
+            self.blocks.shrink_to_fit();
+        }
+    }
+
+    /// Around `at`, blocks ascend and none is empty.
+    fn check(&self, at: usize) {
+        let around = &self.blocks[at.saturating_sub(1).min(self.blocks.len())..self.blocks.len().min(at + 3)];
+        debug_assert!(around.iter().all(|block| block.len() > 0));
+        debug_assert!(around.is_sorted_by_key(Block::first));
     }
 }
 
@@ -163,62 +203,104 @@ mod tests {
 
     use super::*;
 
-    fn written(table: &Table) -> String {
-        let mut out = Vec::new();
-        table.write(&mut out);
-        String::from_utf8(out).unwrap()
-    }
-
-    fn text(text: &str) -> Box<[u8]> {
-        text.as_bytes().into()
+    fn listed(table: &Table) -> Vec<(u64, Vec<u8>)> {
+        let mut list = Vec::new();
+        table.for_each(|id, packed| list.push((id, packed.to_vec())));
+        list
     }
 
     #[test]
     fn elements_keep_their_places() {
         let mut table = Table::default();
-        assert!(table.put(Some(9), text("9")));
-        assert!(table.put(Some(1), text("1")));
-        assert!(!table.put(None, text("null")));
-        assert!(!table.put(Some(0), text("0")));
-        assert!(!table.put(Some(9), text("90")));
-        assert_eq!(written(&table), "[90,1,null,0]");
+        assert!(table.put(Some(9), b"9"));
+        assert!(table.put(Some(1), b"1"));
+        assert!(!table.put(None, b"null"));
+        assert!(!table.put(Some(0), b"0"));
+        assert!(!table.put(Some(9), b"90"));
         assert!(table.remove(1));
         assert!(!table.remove(1));
         assert!(!table.remove(0));
-        assert!(table.put(Some(1), text("11")));
-        assert_eq!(written(&table), "[90,null,0,11]");
-        assert_eq!((table.len(), table.bytes()), (4, 9));
+        assert!(table.put(Some(1), b""));
+        assert_eq!(listed(&table), [(9, b"90".to_vec()), (0, b"null".to_vec()), (0, b"0".to_vec()), (1, vec![])]);
+        assert_eq!((table.len(), table.bytes()), (4, 7));
+        assert_eq!(table.iter_ids().collect::<Vec<_>>(), [1, 9]);
+    }
+
+    #[test]
+    fn an_empty_table_holds_nothing() {
+        let mut table = Table::default();
+        assert_eq!(table.heap_bytes(), 0);
+        table.put(Some(1), &[0; 100]);
+        table.remove(1);
+        assert_eq!(table.heap_bytes(), 0);
+    }
+
+    #[test]
+    fn ids_that_ascend_fill_their_blocks() {
+        let mut table = Table::default();
+        for id in 1..2000 {
+            table.put(Some(id), &[0; 90]);
+        }
+        let held = table.heap_bytes();
+        assert!(held < 2000 * 101 * 11 / 10, "{held}");
+    }
+
+    #[test]
+    fn blocks_that_empty_are_joined() {
+        let mut table = Table::default();
+        for id in 0..2000_u64 {
+            table.put(Some(1 + id * 7919 % 2003), &[0; 90]);
+        }
+        let full = table.heap_bytes();
+        for id in (1..=2003).filter(|id| id % 16 != 0) {
+            table.remove(id);
+        }
+        assert!((120..=126).contains(&table.len()));
+        assert!(table.heap_bytes() < full / 10, "{} of {full}", table.heap_bytes());
+    }
+
+    #[test]
+    fn an_element_longer_than_a_block_stands_alone() {
+        let mut table = Table::default();
+        for id in 1..10 {
+            table.put(Some(id), &vec![id as u8; 3 * BLOCK_MAX]);
+            table.put(Some(id + 100), &[0; 50]);
+        }
+        assert_eq!(table.get(5), Some(&vec![5; 3 * BLOCK_MAX][..]));
+        assert_eq!(table.len(), 18);
     }
 
     proptest! {
         #[test]
-        fn is_a_list_searched_from_the_front(steps in vec((0_u64..60, 0..4_u8), 0..400)) {
+        fn is_a_list_searched_from_the_front(
+            steps in vec((0_u64..60, 0..3_u8, prop_oneof![9 => 0_usize..200, 1 => 0_usize..9000]), 0..400),
+            spread in prop_oneof![Just(1_u64), Just(u64::MAX / 60)],
+        ) {
             let mut table = Table::default();
-            let mut list: Vec<(u64, String)> = Vec::new();
-            for (step, (id, action)) in steps.into_iter().enumerate() {
+            let mut list: Vec<(u64, Vec<u8>)> = Vec::new();
+            for (step, (id, action, len)) in steps.into_iter().enumerate() {
+                let id = id * spread;
                 let place = list.iter().position(|it| it.0 == id && id != 0);
                 if action < 2 {
-                    let new = format!("{step}");
-                    table.put(Some(id), text(&new));
+                    let new = vec![step as u8; len];
+                    prop_assert_eq!(table.put(Some(id), &new), place.is_none() && id != 0);
                     match place {
                         Some(place) => list[place].1 = new,
                         None => list.push((id, new)),
                     }
-                } else if action == 2 {
+                } else {
                     prop_assert_eq!(table.remove(id), place.is_some());
                     place.map(|place| list.remove(place));
-                } else {
-                    table.remove_where(|it| it.ends_with(b"7"));
-                    list.retain(|it| it.0 == 0 || !it.1.ends_with('7'));
                 }
                 prop_assert_eq!(table.len(), list.len());
                 prop_assert_eq!(table.bytes(), list.iter().map(|it| it.1.len()).sum::<usize>());
             }
-            let joined = list.iter().map(|it| it.1.as_str()).collect::<Vec<_>>().join(",");
-            prop_assert_eq!(written(&table), format!("[{joined}]"));
+            prop_assert_eq!(listed(&table), list.clone());
             for (id, new) in list.iter().filter(|it| it.0 != 0) {
-                prop_assert_eq!(table.get(*id), Some(new.as_bytes()));
+                prop_assert_eq!(table.get(*id), Some(&new[..]));
             }
+            let held: usize = list.iter().map(|it| 13 + it.1.len()).sum();
+            prop_assert!(table.heap_bytes() <= held * 3 / 2 + 2 * BLOCK_MIN, "{} for {}", table.heap_bytes(), held);
         }
     }
 }

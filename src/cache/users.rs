@@ -4,43 +4,62 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use super::pack::scalar::{put_leb, take_leb};
+use super::table::Table;
 
-/// Users by the number of guilds in which they are a cached member. As many entries as there are members at most.
-#[derive(Debug, Default)]
+/// Users by the number of guilds in which they are a cached member. As many entries as there are members at most, some ten
+/// bytes each.
+#[derive(Debug)]
 pub struct Users {
     counting: bool,
-    guilds: BTreeMap<u64, u32>,
+    /// Nothing for one guild, else their number in LEB128.
+    guilds: Table,
 }
 
 impl Users {
     pub fn new(counting: bool) -> Self {
-        Self { counting, guilds: BTreeMap::new() }
+        Self { counting, guilds: Table::without_order() }
     }
 
     pub fn add(&mut self, user: u64) {
         if self.counting {
-            *self.guilds.entry(user).or_default() += 1;
+            let guilds = self.guilds.get(user).map_or(0, count);
+            self.set(user, guilds + 1);
         }
     }
 
     pub fn remove(&mut self, user: u64) {
-        if let Some(guilds) = self.guilds.get_mut(&user) {
-            *guilds -= 1;
-            if *guilds == 0 {
-                self.guilds.remove(&user);
-            }
+        match self.guilds.get(user).map(count) {
+            Some(1) => drop(self.guilds.remove(user)),
+            Some(guilds) => self.set(user, guilds - 1),
+            None => {}
         }
     }
 
+    pub fn heap_bytes(&self) -> usize {
+        self.guilds.heap_bytes()
+    }
+
+    fn set(&mut self, user: u64, guilds: u64) {
+        let mut packed = Vec::new();
+        if guilds > 1 {
+            put_leb(guilds, &mut packed);
+        }
+        self.guilds.put(Some(user), &packed);
+    }
+
     pub fn clear(&mut self) {
-        self.guilds.clear();
+        self.guilds = Table::without_order();
     }
 
     /// Distinct users.
     pub fn len(&self) -> usize {
         self.guilds.len()
     }
+}
+
+fn count(mut packed: &[u8]) -> u64 {
+    take_leb(&mut packed).max(1)
 }
 
 #[cfg(test)]

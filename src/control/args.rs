@@ -13,6 +13,9 @@ pub const HELP: &str = "\
 shardgate: a Discord gateway proxy. Bots connect to it instead of Discord.
 
 Usage: shardgate [OPTIONS]
+       shardgate health [--config PATH]
+
+health asks the proxy that runs here with this configuration whether every shard has a session; exit status 0 if so, else 1.
 
 Options:
   --config PATH             Read the configuration from PATH; else from the environment variable CONFIG (a path, or
@@ -38,6 +41,8 @@ pub enum Command {
     Help,
     Version,
     Run(Args),
+    /// Ask the running proxy how it is.
+    Health(Args),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,12 +59,14 @@ pub struct Args {
 /// Reads the arguments, the program's name not among them. The error is one line for the operator.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     let mut args = Args::default();
+    let mut health = false;
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
         let text = argument.to_string_lossy().into_owned();
         match text.as_str() {
             "--help" | "-h" => return Ok(Command::Help),
             "--version" | "-V" => return Ok(Command::Version),
+            "health" if !health => health = true,
             "--check" => args.check = true,
             "--takeover" => args.takeover = true,
             "--close-upstream-offline" => args.close_upstream_offline = true,
@@ -74,7 +81,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
             },
         }
     }
-    Ok(Command::Run(args))
+    match (health, args) {
+        (true, args) if args == (Args { config: args.config.clone(), ..Args::default() }) => Ok(Command::Health(args)),
+        (true, _) => Err("health: only --config may stand beside it".into()),
+        (false, args) => Ok(Command::Run(args)),
+    }
 }
 
 fn unknown(text: &str) -> String {
@@ -118,6 +129,15 @@ mod tests {
     fn a_slip_is_told_with_the_nearest_flag() {
         assert_eq!(read(&["--chekc"]), Err("unknown option `--chekc`; did you mean `--check`? See --help".into()));
         assert_eq!(read(&["config.json"]), Err("unexpected argument `config.json`. See --help".into()));
+    }
+
+    #[test]
+    fn health_takes_a_configuration_and_nothing_else() {
+        assert_eq!(read(&["health"]), Ok(Command::Health(Args::default())));
+        let with_config = Args { config: Some("a.json".into()), ..Args::default() };
+        assert_eq!(read(&["health", "--config", "a.json"]), Ok(Command::Health(with_config)));
+        assert_eq!(read(&["health", "--check"]), Err("health: only --config may stand beside it".into()));
+        assert!(read(&["health", "health"]).is_err());
     }
 
     #[test]

@@ -60,6 +60,7 @@ fn rows(
         ("token", format!("{:?}", config.token)),
         ("intents", config.intents.to_string()),
         ("listen", std::net::SocketAddr::new(config.bind, config.port).to_string()),
+        ("admin_bind", config.admin_bind.map_or("none: pages on the gateway's port".into(), |it| it.to_string())),
         ("externally_accessible_url", config.externally_accessible_url.clone()),
         ("REST", asked),
         ("shards", or(config.shards, "as Discord recommends")),
@@ -71,12 +72,25 @@ fn rows(
         ("cache", cached(config)),
         ("memory_limit", format!("{} ({})", limit(memory.limit), memory.whence)),
         ("log", format!("{} bytes, {} s", memory.log_bytes, config.log_keep.as_secs())),
+        ("identify_reserve", or(config.identify_reserve, "one per shard, from 10 to a tenth of the limit")),
+        ("clients_max", machine.clients_max(config.clients_max, config.shards.unwrap_or(1)).to_string()),
+        ("a client may", client_limits(config)),
         ("door for --takeover", door),
         ("backend", if backend == Backend::IoUring { "io_uring".into() } else { "epoll".into() }),
         ("cores (CPU numbers)", format!("{cores:?}")),
         ("kernel", machine.kernel.clone()),
         ("open files, locked memory", format!("{}, {}", limit(machine.open_files), limit(machine.memlock))),
     ]
+}
+
+fn client_limits(config: &Config) -> String {
+    let limits = config.client_limits;
+    format!(
+        "take {} s for its upgrade, send {} payloads a minute, fail to RESUME {} times",
+        limits.handshake.as_secs(),
+        limits.payloads_per_minute,
+        limits.failed_resumes
+    )
 }
 
 /// The flags that are on.
@@ -128,6 +142,15 @@ mod tests {
             assert!(page.contains(row), "{row} is not in\n{page}");
         }
         assert!(!page.contains("hush"), "{page}");
+    }
+
+    #[test]
+    fn the_page_says_where_the_operators_pages_are() {
+        let row = |more| {
+            check(more, Ring::Works).unwrap().lines().find(|it| it.starts_with("admin_bind")).unwrap().to_owned()
+        };
+        assert!(row("").ends_with(" none: pages on the gateway's port"));
+        assert!(row(r#","admin_bind":"[::1]:7879""#).ends_with(" [::1]:7879"));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use tracing::level_filters::LevelFilter;
 use super::keys::{Found, Keys, Refusal};
 use super::{address, presence};
 use crate::cache::CacheFlags;
+use crate::session::client::ClientLimits;
 use crate::wire::Compression;
 
 /// Read when neither the command line nor the environment names another.
@@ -26,14 +27,19 @@ const CONFIG_BYTES_MAX: u64 = 1 << 20;
 pub const SHARDS_MAX: u64 = 65_536;
 pub const LOG_BYTES_MIN: u64 = 1 << 20;
 const LOG_BYTES_MAX: u64 = 1 << 40;
-/// Less is used by a proxy without a single guild.
-const MEMORY_LIMIT_MIN: u64 = 16 << 20;
+/// A proxy with no guild and no client uses about as much.
+const MEMORY_LIMIT_MIN: u64 = 8 << 20;
 const MEMORY_LIMIT_MAX: u64 = 1 << 50;
 const LOG_SECONDS_DEFAULT: u64 = 300;
 const LOG_SECONDS_MAX: u64 = 7 * 24 * 3600;
 const CPUS_MAX: u64 = 4096;
 
-const KEYS: [&str; 28] = [
+/// Connections of clients: the machine's open files are the real limit, `settings` knows them.
+const CLIENTS_DEFAULT: u64 = 16_384;
+const CLIENTS_LIMIT: u64 = 1 << 20;
+const IDENTIFY_RESERVE_MAX: u64 = 1_000_000;
+
+const KEYS: [&str; 34] = [
     "log_level",
     "token",
     "intents",
@@ -51,6 +57,7 @@ const KEYS: [&str; 28] = [
     "allow_compression",
     "disable_compression",
     "bind",
+    "admin_bind",
     "api_url",
     "cores",
     "backend",
@@ -60,6 +67,11 @@ const KEYS: [&str; 28] = [
     "log_seconds",
     "memory_limit",
     "egress_proxy",
+    "identify_reserve",
+    "clients_max",
+    "client_handshake_seconds",
+    "client_payloads_per_minute",
+    "client_failed_resumes",
     // Editors put it there; it configures nothing.
     "$schema",
     "$comment",
@@ -128,6 +140,8 @@ pub struct Config {
     pub intents: u64,
     pub bind: IpAddr,
     pub port: u16,
+    /// A listener for the operator's pages alone.
+    pub admin_bind: Option<SocketAddr>,
     pub shards: Option<u32>,
     pub shard_start: Option<u32>,
     /// Exclusive.
@@ -150,6 +164,11 @@ pub struct Config {
     /// `None`: as `memory` says.
     pub log_bytes: Option<u64>,
     pub log_keep: Duration,
+    /// IDENTIFYs that are never spent; `None` for the default, which depends on the number of shards.
+    pub identify_reserve: Option<u32>,
+    /// Connections of clients, before the machine was asked.
+    pub clients_max: usize,
+    pub client_limits: ClientLimits,
     /// Bytes of resident memory; `None`: as `memory` says.
     pub memory_limit: Option<u64>,
 }
@@ -255,6 +274,7 @@ fn read_config(keys: &Keys<'_>, environment: &Environment, notices: &mut Vec<Not
             .integer(0, u64::MAX)?,
         bind: keys.get("bind").map_or(Ok(Ipv4Addr::UNSPECIFIED.into()), |it| read_bind(&it))?,
         port,
+        admin_bind: keys.get_nullable("admin_bind").map(|it| read_admin_bind(&it)).transpose()?,
         shards,
         shard_start,
         shard_end,
@@ -282,11 +302,33 @@ fn read_config(keys: &Keys<'_>, environment: &Environment, notices: &mut Vec<Not
         log_keep: Duration::from_secs(
             keys.get("log_seconds").map_or(Ok(LOG_SECONDS_DEFAULT), |it| it.integer(1, LOG_SECONDS_MAX))?,
         ),
+        identify_reserve: keys
+            .get_nullable("identify_reserve")
+            .map(|it| it.integer(0, IDENTIFY_RESERVE_MAX))
+            .transpose()?
+            .map(|it| it as u32),
+        clients_max: keys.get("clients_max").map_or(Ok(CLIENTS_DEFAULT), |it| it.integer(1, CLIENTS_LIMIT))? as usize,
+        client_limits: read_client_limits(keys)?,
         memory_limit: keys
             .get_nullable("memory_limit")
             .map(|it| it.integer(MEMORY_LIMIT_MIN, MEMORY_LIMIT_MAX))
             .transpose()?,
     })
+}
+
+fn read_client_limits(keys: &Keys<'_>) -> Result<ClientLimits, Refusal> {
+    let mut limits = ClientLimits::default();
+    if let Some(found) = keys.get("client_handshake_seconds") {
+        limits.handshake = Duration::from_secs(found.integer(1, 600)?);
+    }
+    if let Some(found) = keys.get("client_payloads_per_minute") {
+        // Discord grants 120: less would close clients that keep all its rules.
+        limits.payloads_per_minute = found.integer(120, 1_000_000)? as u32;
+    }
+    if let Some(found) = keys.get("client_failed_resumes") {
+        limits.failed_resumes = found.integer(1, 1_000_000)? as u32;
+    }
+    Ok(limits)
 }
 
 const BACKENDS: [(&str, BackendWanted); 3] =
@@ -367,6 +409,12 @@ fn read_allow_compression(keys: &Keys<'_>, notices: &mut Vec<Notice>) -> Result<
 
 fn read_bind(found: &Found<'_>) -> Result<IpAddr, Refusal> {
     const WANTED: &str = "an IP address such as \"0.0.0.0\" or \"::\"";
+    found.text(WANTED)?.parse().map_err(|_| found.refuse(WANTED))
+}
+
+/// Port 0 is a free one; the log names it.
+fn read_admin_bind(found: &Found<'_>) -> Result<SocketAddr, Refusal> {
+    const WANTED: &str = "an IP address and a port such as \"127.0.0.1:7879\" or \"[::1]:7879\"";
     found.text(WANTED)?.parse().map_err(|_| found.refuse(WANTED))
 }
 

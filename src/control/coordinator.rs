@@ -10,21 +10,27 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, warn};
 
+use super::ledger::{Budget, Ledger};
 use super::memory::Watch;
-use super::metrics::ProcessReport;
+use super::metrics::{IdentifyReport, ProcessReport};
 use super::pages::{Job, Pages, Reports};
 use super::resolve::Resolver;
 use super::rest::{Asking, GatewayBot, SessionStartLimit};
 use crate::runtime::clock;
 use crate::runtime::mesh::{CoreSender, ToControl, ToCore};
 use crate::runtime::takeover::Successor;
-use crate::session::identify::IdentifyQueue;
+use crate::session::identify::{COOLING, IdentifyQueue, Reserve};
+use crate::shard::report::Wanted;
 use crate::wire::{CloseCode, ShardId};
 
 /// Other processes may spend from the same budget, so it is asked for again before an IDENTIFY when it is older than this.
 const LIMITS_KEPT: Duration = Duration::from_secs(600);
 /// No two questions about the limits follow each other faster.
 const LIMITS_ASKED_EVERY: Duration = Duration::from_secs(60);
+/// The limits are asked for at least this often, so that what is kept of the answer over a restart is never old.
+const LIMITS_ASKED_AT_LEAST: Duration = Duration::from_secs(3600);
+/// While shards wait for the limit to reset, the log says so this often.
+const HELD_BACK_TOLD_EVERY: Duration = Duration::from_secs(600);
 /// While a question to Discord is under way, how often its answer is looked for.
 const ASKING_POLL: Duration = Duration::from_millis(100);
 /// The control thread looks at its clock at least this often, whatever it waits for.
@@ -72,16 +78,36 @@ pub enum End {
     TakenOver,
 }
 
+/// What the process starts with.
+pub struct Opening {
+    pub limit: SessionStartLimit,
+    /// When an earlier process sent its newest IDENTIFY, since 1970.
+    pub identified: Duration,
+    pub reserve: Reserve,
+    /// What the shards were told.
+    pub gateway_url: String,
+    pub shard_count: u32,
+    /// A question to Discord that is still under way.
+    pub asking: Option<Asking>,
+}
+
 pub struct Coordinator<C> {
     cores: Vec<C>,
     core_of: CoreOf,
     helpers: Helpers,
     identify: IdentifyQueue,
+    ledger: Ledger,
+    /// What the ledger holds: the limits' remainder, total, concurrency and reset, and the newest IDENTIFY.
+    kept: Option<(u32, u32, u32, Instant, Duration)>,
+    /// When the newest IDENTIFY was or will be sent, since 1970.
+    identified: Duration,
+    gateway_url: String,
+    shard_count: u32,
     asking: Option<Asking>,
     /// When the limits were asked for last, answered or not.
     asked_at: Instant,
-    /// The budget is spent, the operator has been told, and then it should be full again.
-    exhausted_until: Option<Instant>,
+    /// Shards wait for the limit to reset: when the log is to say so again.
+    told_again_at: Option<Instant>,
     stopping: bool,
     successor: Option<Box<Successor>>,
     started: Instant,
@@ -90,18 +116,34 @@ pub struct Coordinator<C> {
 }
 
 impl<C: Core> Coordinator<C> {
-    /// `bot` is what Discord said at the start.
-    pub fn new(cores: Vec<C>, core_of: CoreOf, helpers: Helpers, bot: &GatewayBot, now: Instant) -> Self {
-        let SessionStartLimit { total, remaining, reset_after, max_concurrency } = bot.session_start_limit;
+    pub fn new(
+        cores: Vec<C>,
+        core_of: CoreOf,
+        helpers: Helpers,
+        opening: Opening,
+        ledger: Ledger,
+        now: Instant,
+    ) -> Self {
+        let SessionStartLimit { total, remaining, reset_after, max_concurrency } = opening.limit;
+        let mut identify = IdentifyQueue::new(max_concurrency, total, remaining, reset_after, now);
+        identify.set_reserve(opening.reserve);
+        // A turn that was given is at most one cooling ahead; a wall clock that was set back must not hold the shards for longer.
+        let cooling = (opening.identified + COOLING).saturating_sub(clock::since_epoch());
+        identify.cool_until(now + cooling.min(2 * COOLING));
         Self {
             ended: vec![false; cores.len()],
             cores,
             core_of,
             helpers,
-            identify: IdentifyQueue::new(max_concurrency, total, remaining, reset_after, now),
-            asking: None,
+            identify,
+            ledger,
+            kept: None,
+            identified: opening.identified,
+            gateway_url: opening.gateway_url,
+            shard_count: opening.shard_count,
+            asking: opening.asking,
             asked_at: now,
-            exhausted_until: None,
+            told_again_at: None,
             stopping: false,
             successor: None,
             started: now,
@@ -135,11 +177,14 @@ impl<C: Core> Coordinator<C> {
                     self.ask_limits(now);
                 }
             }
-            ToControl::IdentifySent { shard, at } => self.identify.on_sent(shard, at),
+            ToControl::IdentifySent { shard, at } => {
+                self.identify.on_sent(shard, at);
+                self.note_identify(at, now);
+            }
             ToControl::IdentifyReturned { shard } => self.identify.on_returned(shard, now),
             ToControl::Resolve { shard, host, port } => self.resolve(shard, host, port),
-            ToControl::Page { socket, request } => {
-                self.helpers.pages.serve(Job { socket, request, process: self.process_report(now) });
+            ToControl::Page { socket, request, door } => {
+                self.helpers.pages.serve(Job { socket, request, door, process: self.process_report(now) });
             }
             ToControl::Drained { core } => self.on_ended(core),
             ToControl::CoreFailed { core, error } => {
@@ -159,25 +204,54 @@ impl<C: Core> Coordinator<C> {
         None
     }
 
-    /// Hands out turns, takes Discord's answer, and asks again when the budget should be full again.
+    /// Hands out turns, takes Discord's answer, and asks again when the budget should be full again. What a turn costs is kept before
+    /// anybody can use it.
     fn poll(&mut self, now: Instant) {
         if let Some(answer) = self.asking.as_mut().and_then(Asking::poll) {
             self.asking = None;
             self.on_limits(answer, now);
         }
-        while let Some((shard, not_before)) = self.identify.poll(now) {
+        let turns: Vec<_> = std::iter::from_fn(|| self.identify.poll(now)).collect();
+        if let Some(newest) = turns.iter().map(|turn| turn.1).max() {
+            self.note_identify(newest, now);
+        }
+        self.keep_budget(now);
+        for (shard, not_before) in turns {
             debug!(%shard, "its turn to identify");
             if !self.send(shard, ToCore::IdentifyTurn { shard, not_before }) {
                 self.identify.on_returned(shard, now);
-                break;
             }
         }
         self.watch_budget(now);
+        if now.saturating_duration_since(self.asked_at) >= LIMITS_ASKED_AT_LEAST {
+            self.ask_limits(now);
+        }
         if let Some(pressure) = self.helpers.memory.on_timeout(now) {
             for core in &self.cores {
                 // A core that has ended uses no memory.
                 let _ = core.send(ToCore::Pressure(pressure));
             }
+        }
+    }
+
+    /// An IDENTIFY is sent at `at`, as the wall clock will say.
+    fn note_identify(&mut self, at: Instant, now: Instant) {
+        let since_epoch = clock::since_epoch();
+        let ahead = at.saturating_duration_since(now);
+        let at = (since_epoch + ahead).saturating_sub(now.saturating_duration_since(at));
+        self.identified = self.identified.max(at);
+    }
+
+    /// Writes the count down if it has changed.
+    fn keep_budget(&mut self, now: Instant) {
+        let identify = &self.identify;
+        let (total, remaining, max_concurrency) = (identify.total(), identify.remaining(), identify.max_concurrency());
+        let kept = (remaining, total, max_concurrency, identify.resets_at(), self.identified);
+        if self.kept != Some(kept) {
+            self.kept = Some(kept);
+            let reset_after = identify.resets_at().saturating_duration_since(now);
+            let limit = SessionStartLimit { total, remaining, reset_after, max_concurrency };
+            self.ledger.keep_budget(&Budget { limit, identified: self.identified }, clock::since_epoch());
         }
     }
 
@@ -187,20 +261,33 @@ impl<C: Core> Coordinator<C> {
         // A turn that is due now was tried a moment ago: only time or mail brings it on.
         let identify = self.identify.due().map(|due| due.max(now + Duration::from_millis(1)));
         let memory = Some(self.helpers.memory.due());
-        [asking, identify, self.exhausted_until, memory].into_iter().flatten().fold(now + IDLE_MAX, Instant::min)
+        [asking, identify, self.told_again_at, memory].into_iter().flatten().fold(now + IDLE_MAX, Instant::min)
     }
 
+    /// Says while shards wait for the limit, and looks whether Discord has reset it meanwhile.
     fn watch_budget(&mut self, now: Instant) {
-        if self.exhausted_until.is_some_and(|until| now >= until) {
-            self.exhausted_until = None;
+        let waiting = self.identify.waiting();
+        let Some(wait) = self.identify.held_back(now).filter(|_| waiting > 0) else {
+            if self.told_again_at.take().is_some() {
+                info!(remaining = self.identify.remaining(), "IDENTIFYs are given out again");
+            }
+            return;
+        };
+        if self.told_again_at.is_some_and(|at| now < at) {
+            return;
+        }
+        if self.told_again_at.replace(now + HELD_BACK_TOLD_EVERY.min(wait.max(LIMITS_ASKED_EVERY))).is_some() {
             self.ask_limits(now);
         }
-        let waiting = self.identify.waiting();
-        if let Some(wait) = self.identify.exhausted(now).filter(|_| self.exhausted_until.is_none() && waiting > 0) {
-            // A limit that should be full again and is not is looked at again, but not in a loop.
-            self.exhausted_until = Some(now + wait.max(LIMITS_ASKED_EVERY));
-            warn!(waiting, resets_in = ?wait, "all IDENTIFYs of the limit are spent: the shards wait, so that the token is not reset");
-        }
+        warn!(
+            waiting,
+            remaining = self.identify.remaining(),
+            reserve = self.identify.reserve(),
+            limit = self.identify.total(),
+            resets_in = ?Duration::from_secs(wait.as_secs()),
+            "only the reserve of IDENTIFYs is left (`identify_reserve`): shards without a session wait until the limit resets, so \
+             that the token is not reset"
+        );
     }
 
     fn ask_limits(&mut self, now: Instant) {
@@ -212,10 +299,19 @@ impl<C: Core> Coordinator<C> {
 
     fn on_limits(&mut self, answer: Result<GatewayBot, String>, now: Instant) {
         match answer {
-            Ok(GatewayBot { session_start_limit: limit, .. }) => {
+            Ok(bot) => {
+                let limit = bot.session_start_limit;
                 debug!(remaining = limit.remaining, total = limit.total, "limit of IDENTIFYs");
                 let SessionStartLimit { total, remaining, reset_after, max_concurrency } = limit;
                 self.identify.on_limits(max_concurrency, total, remaining, reset_after, now);
+                if bot.url != self.gateway_url {
+                    warn!(
+                        now = bot.url,
+                        held = self.gateway_url,
+                        "Discord names another gateway: it is used after a restart"
+                    );
+                }
+                self.ledger.keep_gateway(&bot, self.shard_count, clock::since_epoch());
             }
             Err(why) => warn!(why, "the limit of IDENTIFYs is not known anew"),
         }
@@ -235,8 +331,14 @@ impl<C: Core> Coordinator<C> {
 
     fn process_report(&self, now: Instant) -> ProcessReport {
         ProcessReport {
-            identify_remaining: self.identify.remaining(),
-            identify_waiting: self.identify.waiting(),
+            identify: IdentifyReport {
+                remaining: self.identify.remaining(),
+                limit: self.identify.total(),
+                reserve: self.identify.reserve(),
+                resets_in: self.identify.resets_at().saturating_duration_since(now),
+                held_back: self.identify.held_back(now).is_some(),
+                waiting: self.identify.waiting_shards().map(|it| it.0).collect(),
+            },
             uptime: now.saturating_duration_since(self.started),
             stopping: self.stopping,
             memory: self.helpers.memory.report(),
@@ -309,6 +411,27 @@ pub fn collect<C: Core>(cores: &[C]) -> Reports {
     let said = |core: &usize| cores_said.iter().any(|report| report.core == *core);
     let silent = (0..cores.len()).filter(|core| !said(core)).collect();
     Reports { cores: cores_said, silent }
+}
+
+/// Asks all cores for an object of the cached state; the first that has it counts.
+///
+/// Errs with the number of cores that said nothing in time, when none of the others has it.
+pub fn find<C: Core>(cores: &[C], wanted: Wanted) -> Result<Option<Vec<u8>>, usize> {
+    let (reply, replies) = mpsc::channel();
+    for core in cores {
+        // A core that has ended counts as silent below.
+        let _ = core.send(ToCore::Find { wanted, reply: reply.clone() });
+    }
+    drop(reply);
+    let end = clock::now() + REPORT_MAX;
+    for said in 0..cores.len() {
+        match replies.recv_timeout(end.saturating_duration_since(clock::now())) {
+            Ok(Some(json)) => return Ok(Some(json)),
+            Ok(None) => {}
+            Err(_) => return Err(cores.len() - said),
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]

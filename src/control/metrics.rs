@@ -11,6 +11,7 @@ use std::fmt::{self, Display, Write};
 use std::time::Duration;
 
 use super::memory::MemoryReport;
+use crate::cache::CacheBytes;
 use crate::runtime::mesh::CoreReport;
 use crate::shard::report::{LATENCY_BUCKETS, ShardReport};
 
@@ -18,17 +19,30 @@ use crate::shard::report::{LATENCY_BUCKETS, ShardReport};
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What the control thread knows of the whole process.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ProcessReport {
-    /// Of `session_start_limit`.
-    pub identify_remaining: u32,
-    /// Shards that wait for their turn to IDENTIFY.
-    pub identify_waiting: usize,
+    pub identify: IdentifyReport,
     /// Time since the start.
     pub uptime: Duration,
     /// Draining after a signal.
     pub stopping: bool,
     pub memory: MemoryReport,
+}
+
+/// The budget of IDENTIFYs.
+#[derive(Clone, Debug, Default)]
+pub struct IdentifyReport {
+    /// Of `session_start_limit`, less the turns that are out.
+    pub remaining: u32,
+    /// Its `total`.
+    pub limit: u32,
+    /// Of what remains, what is never spent.
+    pub reserve: u32,
+    pub resets_in: Duration,
+    /// Only the reserve is left: nothing is granted until the reset.
+    pub held_back: bool,
+    /// Shards that wait for their turn to IDENTIFY, sorted.
+    pub waiting: Vec<u32>,
 }
 
 /// The whole page.
@@ -123,7 +137,7 @@ fn ours_by_shard(page: &mut Page, shards: &[&ShardReport]) {
             "Dispatches of Discord that repeated a number and were left out.",
             |it| it.repeated,
         ),
-        ("cache_bytes", "gauge", "Bytes of cached JSON.", |it| it.cache.bytes),
+        ("cache_json_bytes", "gauge", "Bytes of cached JSON, before it is packed.", |it| it.cache.bytes),
         ("cache_errors_total", "counter", "Dispatches that the cache could not read; they were passed on.", |it| {
             it.cache_errors
         }),
@@ -148,9 +162,21 @@ fn ours_by_shard(page: &mut Page, shards: &[&ShardReport]) {
 }
 
 fn ours_by_process(page: &mut Page, cores: &[CoreReport], process: &ProcessReport) {
+    cache_bytes(page, cores);
     page.family("shardgate_greeting_clients", "gauge", "Connections that have not identified yet.");
     for core in cores {
         page.line("shardgate_greeting_clients", &[("core", &core.core)], &core.greeting);
+    }
+    page.family(
+        "shardgate_clients_turned_away_total",
+        "counter",
+        "Connections of clients closed by a limit: full (clients_max), silent (quietest of too many that had not identified), \
+         handshake (client_handshake_seconds), flood (client_payloads_per_minute), guesses (client_failed_resumes, wrong tokens).",
+    );
+    for core in cores {
+        for (reason, count) in core.turned_away.by_reason() {
+            page.line("shardgate_clients_turned_away_total", &[("core", &core.core), ("reason", &reason)], &count);
+        }
     }
     page.family(
         "shardgate_log_dropped_early_total",
@@ -174,11 +200,41 @@ fn ours_by_process(page: &mut Page, cores: &[CoreReport], process: &ProcessRepor
     for core in cores {
         page.line("shardgate_backend_info", &[("core", &core.core), ("backend", &core.backend)], &1);
     }
-    page.single("shardgate_identify_remaining", "IDENTIFYs left until the limit resets.", &process.identify_remaining);
-    page.single("shardgate_identify_waiting", "Shards waiting for their turn to IDENTIFY.", &process.identify_waiting);
+    let identify = &process.identify;
+    page.single("shardgate_identify_limit", "IDENTIFYs that Discord grants per day.", &identify.limit);
+    page.single("shardgate_identify_remaining", "IDENTIFYs left until the limit resets.", &identify.remaining);
+    page.single("shardgate_identify_reserve", "IDENTIFYs of these that are never spent.", &identify.reserve);
+    page.single("shardgate_identify_resets_in_seconds", "Time until the limit resets.", &identify.resets_in.as_secs());
+    page.single(
+        "shardgate_identify_held_back",
+        "1 while only the reserve is left and no IDENTIFY is sent.",
+        &u8::from(identify.held_back),
+    );
+    page.single("shardgate_identify_waiting", "Shards waiting for their turn to IDENTIFY.", &identify.waiting.len());
     page.single("shardgate_uptime_seconds", "Time since the start.", &process.uptime.as_secs_f64());
     page.family("shardgate_build_info", "gauge", "The version that runs.");
     page.line("shardgate_build_info", &[("version", &env!("CARGO_PKG_VERSION"))], &1);
+}
+
+/// Summed over the shards: a line for each kind and shard would be a ninth of the page.
+fn cache_bytes(page: &mut Page, cores: &[CoreReport]) {
+    type Bytes = fn(&CacheBytes) -> u64;
+    let kinds: [(&str, Bytes); 9] = [
+        ("members", |it| it.members),
+        ("presences", |it| it.presences),
+        ("voice_states", |it| it.voice_states),
+        ("roles", |it| it.roles),
+        ("channels", |it| it.channels),
+        ("emojis", |it| it.emojis),
+        ("other", |it| it.other),
+        ("ready", |it| it.ready),
+        ("shapes", |it| it.shapes),
+    ];
+    page.family("shardgate_cache_bytes", "gauge", "Bytes of memory that the cached state holds, by kind of object.");
+    for (kind, bytes) in kinds {
+        let sum: u64 = cores.iter().flat_map(|core| &core.shards).map(|shard| bytes(&shard.cache_bytes)).sum();
+        page.line("shardgate_cache_bytes", &[("kind", &kind)], &sum);
+    }
 }
 
 struct Page {
@@ -254,6 +310,7 @@ mod tests {
 
     use super::*;
     use crate::cache::CacheCounts;
+    use crate::runtime::mesh::TurnedAway;
     use crate::shard::pressure::Pressure;
     use crate::shard::report::Latencies;
 
@@ -269,6 +326,7 @@ mod tests {
             latencies: Latencies { counts: latency_counts, sum: Duration::from_millis(12_500) },
             events: vec![("MESSAGE_CREATE".into(), 17), ("TYPING_START".into(), 4)],
             cache: CacheCounts { guilds: 5, unavailable_guilds: 1, voice_states: 3, bytes: 999, ..Default::default() },
+            cache_bytes: CacheBytes { members: 700, shapes: 50, ..Default::default() },
             log_age: Duration::from_millis(1500),
             close_codes: vec![(4000, 2)],
             clients: 1,
@@ -277,17 +335,25 @@ mod tests {
     }
 
     fn text() -> String {
+        let turned_away = TurnedAway { flood: 4, ..Default::default() };
         let core = |core, shards| CoreReport {
             core,
             backend: "epoll",
             greeting: 2,
+            turned_away,
             log_dropped_early: 0,
             upgrades_refused: 3,
             shards,
         };
         let process = ProcessReport {
-            identify_remaining: 990,
-            identify_waiting: 3,
+            identify: IdentifyReport {
+                remaining: 990,
+                limit: 1000,
+                reserve: 10,
+                resets_in: Duration::from_secs(77),
+                held_back: false,
+                waiting: vec![1, 2, 3],
+            },
             uptime: Duration::from_secs(9),
             stopping: false,
             memory: MemoryReport { bytes: 950, limit: Some(1000), level: Pressure::Shed },
@@ -367,10 +433,19 @@ mod tests {
             r#"shardgate_clients{shard="1"} 1"#,
             r#"shardgate_log_age_seconds{shard="0"} 1.5"#,
             r#"shardgate_upstream_closes_total{shard="0",code="4000"} 2"#,
-            r#"shardgate_cache_bytes{shard="0"} 999"#,
+            r#"shardgate_cache_json_bytes{shard="0"} 999"#,
+            r#"shardgate_cache_bytes{kind="members"} 1400"#,
+            r#"shardgate_cache_bytes{kind="shapes"} 100"#,
+            r#"shardgate_cache_bytes{kind="roles"} 0"#,
             r#"shardgate_greeting_clients{core="0"} 2"#,
+            r#"shardgate_clients_turned_away_total{core="1",reason="flood"} 4"#,
+            r#"shardgate_clients_turned_away_total{core="1",reason="full"} 0"#,
             r#"shardgate_backend_info{core="0",backend="epoll"} 1"#,
             "shardgate_identify_remaining 990",
+            "shardgate_identify_limit 1000",
+            "shardgate_identify_reserve 10",
+            "shardgate_identify_resets_in_seconds 77",
+            "shardgate_identify_held_back 0",
             "shardgate_identify_waiting 3",
             "shardgate_memory_bytes 950",
             "shardgate_memory_limit_bytes 1000",

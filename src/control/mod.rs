@@ -4,11 +4,14 @@
 //! Nothing here runs on a core, and no event of Discord passes here.
 
 pub mod address;
+pub mod admin;
 pub mod args;
 pub mod check;
 pub mod config;
 pub mod coordinator;
+pub mod health;
 pub mod keys;
+pub mod ledger;
 pub mod log;
 pub mod memory;
 pub mod metrics;
@@ -33,21 +36,29 @@ use tracing::{error, info, warn};
 
 use self::args::Args;
 use self::config::{Config, Environment, Loaded, Notice, SHARDS_MAX};
-use self::coordinator::{Coordinator, Core, CoreOf, End, Helpers};
+use self::coordinator::{Coordinator, Core, CoreOf, End, Helpers, Opening};
 use self::keys::Refusal;
+use self::ledger::{KeptGateway, Ledger};
 use self::memory::{Budget, Watch};
 use self::pages::{Pages, Site};
 use self::probe::Machine;
 use self::resolve::Resolver;
-use self::rest::{Endpoint, GatewayBot};
+use self::rest::{Asking, Endpoint, GatewayBot};
 use crate::runtime::mesh::ToControl;
 use crate::runtime::settings::{Backend, RuntimeSettings};
 use crate::runtime::takeover::Inherited;
 use crate::runtime::{clock, heap};
+use crate::session::identify::Reserve;
 use crate::wire::CloseCode;
 
+/// With an answer of Discord's from before the restart at hand, the new one is waited for no longer than this: clients' sessions
+/// wait as well.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 /// While Discord has not answered, how often that is looked for; a signal is heard at once.
 const FIRST_ANSWER_POLL: Duration = Duration::from_millis(50);
+
+/// After a takeover, how long the address of `admin_bind` is waited for.
+const ADMIN_BIND_PATIENCE: Duration = Duration::from_secs(3);
 
 /// The running cores, as starting the runtime yields them.
 pub struct Cores<C> {
@@ -102,33 +113,65 @@ fn serve<C: Core>(
     let backend = choose_backend(config, &machine)?;
     let memory = memory::budget(config, &machine)?;
     let endpoint = Endpoint::new(config);
-    let Some(bot) = first_answer(&endpoint, &mail)? else {
+    let mut ledger = ledger(config);
+    let kept = ledger.gateway(clock::since_epoch());
+    let Some(first) = first_answer(&endpoint, &mail, kept.as_ref())? else {
         info!("stopped before the first core started");
         return Ok(());
     };
-    let settings = fit(config, &bot, &machine, backend, &memory)?;
+    let mut settings = fit(config, &first.bot, kept.as_ref().map(|it| it.shard_count), &machine, backend, &memory)?;
+    settings.clients_max = machine.clients_max(settings.clients_max, settings.shards.len() as u32);
+    let resolver = Resolver::start().map_err(refuse("the resolver's thread"))?;
+    // All that can be made ready beside a running proxy is: from here on it drains, and its clients wait for this one. What it keeps in files, and the
+    // operator's address, are its own until it has left.
+    let activated = Inherited { are_managed: !activated.is_empty(), listeners: activated };
+    let Inherited { listeners, are_managed } = takeover::inherit(args, config, &settings, activated)?;
+    let budget = ledger.budget(clock::since_epoch());
+    let opening = Opening {
+        limit: match (&first.asking, budget) {
+            // Our own count is newer than the answer that it began with.
+            (Some(_), Some(budget)) => budget.limit,
+            _ => first.bot.session_start_limit,
+        },
+        identified: budget.map(|it| it.identified).unwrap_or_default(),
+        reserve: config.identify_reserve.map_or(Reserve::ByShards(settings.shards.len() as u32), Reserve::Of),
+        gateway_url: settings.gateway_url.clone(),
+        shard_count: settings.shard_count,
+        asking: first.asking,
+    };
+    if opening.asking.is_none() {
+        ledger.keep_gateway(&first.bot, settings.shard_count, clock::since_epoch());
+    }
     let site = Site {
         externally_accessible_url: settings.externally_accessible_url.clone(),
         shards: settings.shards.clone(),
         shard_count: settings.shard_count,
+        has_admin_bind: config.admin_bind.is_some(),
     };
-    let resolver = Resolver::start().map_err(refuse("the resolver's thread"))?;
-    // Everything else is ready: from here on a running proxy drains, and its clients wait for this one.
-    let activated = Inherited { are_managed: !activated.is_empty(), listeners: activated };
-    let Inherited { listeners, are_managed } = takeover::inherit(args, config, &settings, activated)?;
+    // Before the cores start: an address that cannot be had is the operator's mistake, and costs no IDENTIFY.
+    if let Some(address) = config.admin_bind {
+        let patience = if args.takeover { ADMIN_BIND_PATIENCE } else { Duration::ZERO };
+        admin::start(address, patience, to_control.clone())
+            .map_err(|error| Refusal::of(format!("admin_bind {address}: {error}")))?;
+    }
     let cores = start(settings.clone(), listeners, to_control.clone()).map_err(refuse("the cores do not start"))?;
     if let Some(data_dir) = &config.data_dir {
         let ours = Inherited { listeners: cores.listeners, are_managed };
         takeover::open_door(data_dir, &settings, cores.listen, ours, to_control);
     }
-    let senders = cores.senders.clone();
+    let (senders, askers) = (cores.senders.clone(), cores.senders.clone());
     let helpers = Helpers {
         resolver,
-        pages: Pages::start(site, move || coordinator::collect(&senders)).map_err(refuse("the pages' threads"))?,
+        pages: Pages::start(
+            site,
+            move || coordinator::collect(&senders),
+            move |wanted| coordinator::find(&askers, wanted),
+        )
+        .map_err(refuse("the pages' threads"))?,
         ask: Box::new(move || endpoint.ask_until_answered(rng())),
         memory: Watch::new(memory.limit, clock::now(), heap::resident_bytes, heap::purge),
     };
-    let mut coordinator = Coordinator::new(cores.senders, cores.core_of, helpers, &bot, clock::now());
+    let mut coordinator = Coordinator::new(cores.senders, cores.core_of, helpers, opening, ledger, clock::now());
     let end = coordinator.serve(&mail);
     let goes_offline = args.close_upstream_offline && end != End::TakenOver;
     let code = if goes_offline { CloseCode::NORMAL } else { CloseCode::RECONNECTING };
@@ -179,12 +222,35 @@ fn choose_backend(config: &Config, machine: &Machine) -> Result<Backend, Refusal
     Ok(backend)
 }
 
-/// Waits for Discord's first answer. `None` when a signal came first.
-fn first_answer(endpoint: &Endpoint, mail: &mpsc::Receiver<ToControl>) -> Result<Option<GatewayBot>, Refusal> {
+fn ledger(config: &Config) -> Ledger {
+    let salt = getrandom::u64().unwrap_or_default();
+    Ledger::new(config.data_dir.as_deref(), &config.api_url, config.token.secret(), salt)
+}
+
+/// What the process starts with.
+struct FirstAnswer {
+    bot: GatewayBot,
+    /// The question goes on: `bot` is from before the restart.
+    asking: Option<Asking>,
+}
+
+/// Waits for Discord's first answer, or takes the one from before the restart when REST fails or is slow: an outage of REST must not
+/// keep sessions down that could be resumed. `None` when a signal came first.
+fn first_answer(
+    endpoint: &Endpoint,
+    mail: &mpsc::Receiver<ToControl>,
+    kept: Option<&KeptGateway>,
+) -> Result<Option<FirstAnswer>, Refusal> {
     let mut asking = endpoint.ask_until_answered(rng());
+    let patience = clock::now() + ANSWER_PATIENCE;
     loop {
         if let Some(answer) = asking.poll() {
-            return answer.map(Some).map_err(Refusal::of);
+            return answer.map(|bot| Some(FirstAnswer { bot, asking: None })).map_err(Refusal::of);
+        }
+        if let Some(kept) = kept.filter(|_| asking.failed().is_some() || clock::now() >= patience) {
+            let why = asking.failed().unwrap_or("slow").to_owned();
+            warn!(why, age = ?kept.age, "REST does not answer: starting with its answer from before, and asking on");
+            return Ok(Some(FirstAnswer { bot: kept.bot.clone(), asking: Some(asking) }));
         }
         match mail.recv_timeout(FIRST_ANSWER_POLL) {
             Err(RecvTimeoutError::Timeout) => {}
@@ -198,11 +264,21 @@ fn first_answer(endpoint: &Endpoint, mail: &mpsc::Receiver<ToControl>) -> Result
 fn fit(
     config: &Config,
     bot: &GatewayBot,
+    shards_before: Option<u32>,
     machine: &Machine,
     backend: Backend,
     memory: &Budget,
 ) -> Result<RuntimeSettings, Refusal> {
-    let mut settings = settings::settings(config, bot, backend, Vec::new(), memory.log_bytes)?;
+    let wanted = settings::shards_wanted(bot.shards, shards_before);
+    if config.shards.is_none() && wanted != bot.shards {
+        info!(
+            recommended = bot.shards,
+            shards = wanted,
+            "staying with the number of shards from before: set `shards` to change it"
+        );
+    }
+    let (shards, shard_count) = settings::shard_range(config, wanted)?;
+    let mut settings = settings::settings(config, bot, shards, shard_count, backend, memory.log_bytes);
     let held = settings.shards.len() as u32;
     settings.cores = machine.cores(&config.cores, held)?;
     let shortfalls = [machine.memlock_shortfall(backend, settings.cores.len()), machine.open_files_shortfall(held)?];
@@ -228,7 +304,7 @@ fn fit(
             identify_remaining = limit.remaining,
             shards = held,
             resets_in = ?limit.reset_after,
-            "fewer IDENTIFYs are left than shards: the last ones wait until the limit resets"
+            "fewer IDENTIFYs are left than shards: those without a session to resume may have to wait until the limit resets"
         );
     }
     Ok(settings)

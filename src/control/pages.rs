@@ -1,13 +1,14 @@
-//! The HTTP pages on the gateway's port: metrics, health, and Discord's two gateway endpoints with our own address.
+//! The HTTP pages: metrics, health, the cached state, and Discord's two gateway endpoints with our own address.
 //!
-//! The cores hand over sockets whose request has been read. Two threads answer: one the metrics, whose page is large and may meet a
-//! slow reader, one all the rest, whose pages fit into any socket buffer. So a slow scraper never delays a health check.
+//! The cores and the operator's own listener (`admin`) hand over sockets whose request has been read. Three threads answer: one the
+//! metrics and one the cached state, whose pages are large and may meet a slow reader, one all the rest, whose pages fit into any
+//! socket buffer. So a slow reader never delays a health check. Who may see what is `refuse`'s.
 //! Not here: parsing HTTP, and what the numbers mean (`metrics`).
 
 #![forbid(unsafe_code)]
 
 use std::io::{self, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::ops::Range;
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::thread;
@@ -15,15 +16,17 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::metrics::{self, ProcessReport};
+use super::metrics::{self, IdentifyReport, ProcessReport};
 use crate::runtime::clock;
-use crate::runtime::mesh::CoreReport;
+use crate::runtime::mesh::{CoreReport, Door};
 use crate::shard::pressure::Pressure;
-use crate::shard::report::ShardReport;
+use crate::shard::report::{ShardReport, Wanted};
 use crate::wire::http::PlainRequest;
 
-/// Pages waiting for each of the two threads. When full, the request is answered 503 at once and closed.
+/// Pages waiting for each of the three threads. When full, the request is answered 503 at once and closed.
 const PAGES_MAX: usize = 64;
+/// No two answers of one thread begin within this.
+const ANSWERED_EVERY: Duration = Duration::from_millis(5);
 /// A reader that has not taken the whole page by then is cut off.
 const SEND_MAX: Duration = Duration::from_secs(5);
 const CHUNK_BYTES: usize = 64 << 10;
@@ -31,6 +34,9 @@ const CHUNK_BYTES: usize = 64 << 10;
 const NAMED_MAX: usize = 20;
 /// `total` and `remaining` of our `/gateway/bot`: identifying with the proxy costs nothing.
 const SESSIONS: u32 = 1_000_000;
+
+/// What the paths of the cached state begin with.
+const CACHE: &str = "/cache/";
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -41,6 +47,8 @@ pub struct Site {
     pub externally_accessible_url: String,
     pub shards: Range<u32>,
     pub shard_count: u32,
+    /// The operator has a listener of their own: what concerns nobody else leaves the gateway's port.
+    pub has_admin_bind: bool,
 }
 
 /// What the cores said, and which of them said nothing in time.
@@ -55,25 +63,38 @@ pub struct Job {
     /// Blocking.
     pub socket: TcpStream,
     pub request: PlainRequest,
+    pub door: Door,
     pub process: ProcessReport,
 }
 
-/// The way to the two threads; they end when this is dropped.
+/// What the cores have of an object, as `coordinator::find` answers.
+pub type FoundObject = Result<Option<Vec<u8>>, usize>;
+
+/// The way to the three threads; they end when this is dropped.
 pub struct Pages {
     metrics: SyncSender<Job>,
+    cache: SyncSender<Job>,
     others: SyncSender<Job>,
 }
 
 impl Pages {
-    /// `collect` asks all cores for their reports and blocks until they answered or were silent for too long.
-    pub fn start(site: Site, collect: impl Fn() -> Reports + Clone + Send + 'static) -> io::Result<Self> {
-        let metrics = start_thread("metrics", site.clone(), collect.clone())?;
-        Ok(Self { metrics, others: start_thread("pages", site, collect)? })
+    /// `collect` asks all cores for their reports, `find` for one object; both block until they answered or were silent for too long.
+    pub fn start(
+        site: Site,
+        collect: impl Fn() -> Reports + Clone + Send + 'static,
+        find: impl Fn(Wanted) -> FoundObject + Clone + Send + 'static,
+    ) -> io::Result<Self> {
+        let start = |name| start_thread(name, site.clone(), collect.clone(), find.clone());
+        Ok(Self { metrics: start("metrics")?, cache: start("cache")?, others: start("pages")? })
     }
 
     /// Never blocks.
     pub fn serve(&self, job: Job) {
-        let queue = if path_of(&job.request) == "/metrics" { &self.metrics } else { &self.others };
+        let queue = match path_of(&job.request) {
+            "/metrics" => &self.metrics,
+            path if path.starts_with(CACHE) => &self.cache,
+            _ => &self.others,
+        };
         if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = queue.try_send(job) {
             let refusal = Response::text(503, "Too many requests are waiting.\n").to_bytes(job.request.head_only);
             // Fits into the empty buffer of a fresh socket; if not, the requester is no worse off.
@@ -82,11 +103,24 @@ impl Pages {
     }
 }
 
-fn start_thread(name: &str, site: Site, collect: impl Fn() -> Reports + Send + 'static) -> io::Result<SyncSender<Job>> {
+fn start_thread(
+    name: &str,
+    site: Site,
+    collect: impl Fn() -> Reports + Send + 'static,
+    find: impl Fn(Wanted) -> FoundObject + Send + 'static,
+) -> io::Result<SyncSender<Job>> {
     let (queue, jobs) = mpsc::sync_channel::<Job>(PAGES_MAX);
     let serve = move || {
+        let mut next_at = clock::now();
         for job in jobs {
-            let response = answer(&job.request, &site, &job.process, &collect);
+            // A flood of requests must not become one of reports, which take the cores' time.
+            thread::sleep(next_at.saturating_duration_since(clock::now()));
+            next_at = clock::now() + ANSWERED_EVERY;
+            let peer = job.socket.peer_addr().ok().map(|it| it.ip());
+            let response = match refuse(path_of(&job.request), job.door, peer, &site) {
+                Some(refusal) => refusal,
+                None => answer(&job.request, &site, &job.process, &collect, &find),
+            };
             // A requester that went away is nobody's loss.
             let _ = send(&job.socket, &response.to_bytes(job.request.head_only));
         }
@@ -116,16 +150,16 @@ fn send(mut socket: &TcpStream, bytes: &[u8]) -> io::Result<()> {
 struct Response {
     status: u16,
     content_type: &'static str,
-    body: String,
+    body: Vec<u8>,
 }
 
 impl Response {
     fn text(status: u16, body: impl Into<String>) -> Self {
-        Self { status, content_type: TEXT, body: body.into() }
+        Self { status, content_type: TEXT, body: body.into().into_bytes() }
     }
 
     fn json(status: u16, body: &serde_json::Value) -> Self {
-        Self { status, content_type: JSON, body: body.to_string() }
+        Self { status, content_type: JSON, body: body.to_string().into_bytes() }
     }
 
     /// Without body when only the head was asked for.
@@ -133,6 +167,7 @@ impl Response {
         let reason = match self.status {
             200 => "OK",
             400 => "Bad Request",
+            403 => "Forbidden",
             404 => "Not Found",
             405 => "Method Not Allowed",
             _ => "Service Unavailable",
@@ -144,8 +179,8 @@ impl Response {
             self.content_type,
             self.body.len()
         );
-        let body = if head_only { "" } else { &self.body };
-        [head.as_bytes(), body.as_bytes()].concat()
+        let body = if head_only { &[][..] } else { &self.body };
+        [head.as_bytes(), body].concat()
     }
 }
 
@@ -153,7 +188,33 @@ fn path_of(request: &PlainRequest) -> &str {
     request.path.split(['?', '#']).next().unwrap_or_default()
 }
 
-fn answer(request: &PlainRequest, site: &Site, process: &ProcessReport, collect: &impl Fn() -> Reports) -> Response {
+/// Who may not see what: the cached state is the operator's, and with a listener of their own the metrics are too.
+///
+/// Without `admin_bind` the operator is whoever asks from this machine.
+fn refuse(path: &str, door: Door, peer: Option<IpAddr>, site: &Site) -> Option<Response> {
+    let is_local = peer.is_some_and(|it| it.to_canonical().is_loopback());
+    match (door, path) {
+        (Door::Admin, _) => None,
+        (Door::Gateway, "/metrics") if site.has_admin_bind => Some(not_found()),
+        (Door::Gateway, path) if path.starts_with(CACHE) && (site.has_admin_bind || !is_local) => {
+            let message = if site.has_admin_bind {
+                "The cached state is shown on the address of `admin_bind` alone"
+            } else {
+                "The cached state is shown to this machine alone; `admin_bind` gives it an address of its own"
+            };
+            Some(Response::json(403, &json!({ "message": message })))
+        }
+        (Door::Gateway, _) => None,
+    }
+}
+
+fn answer(
+    request: &PlainRequest,
+    site: &Site,
+    process: &ProcessReport,
+    collect: &impl Fn() -> Reports,
+    find: &impl Fn(Wanted) -> FoundObject,
+) -> Response {
     if !matches!(request.method.as_str(), "GET" | "HEAD") {
         return Response::json(405, &json!({"message": "405: Method Not Allowed", "code": 0}));
     }
@@ -163,7 +224,7 @@ fn answer(request: &PlainRequest, site: &Site, process: &ProcessReport, collect:
     match (path, api) {
         ("/metrics", _) => {
             let body = metrics::page(&collect().cores, process);
-            Response { status: 200, content_type: metrics::CONTENT_TYPE, body }
+            Response { status: 200, content_type: metrics::CONTENT_TYPE, body: body.into_bytes() }
         }
         ("/shard-count", _) => Response::text(200, site.shard_count.to_string()),
         ("/livez", _) => alive(&collect()),
@@ -178,7 +239,33 @@ fn answer(request: &PlainRequest, site: &Site, process: &ProcessReport, collect:
         },
         (_, Some("gateway")) => Response::json(200, &json!({"url": site.externally_accessible_url})),
         (_, Some("gateway/bot")) => Response::json(200, &gateway_bot(site)),
-        _ => Response::json(404, &json!({"message": "404: Not Found", "code": 0})),
+        (path, _) => match path.strip_prefix(CACHE).and_then(|rest| rest.split_once('/')) {
+            Some((kind, id)) => cached(kind, id, find),
+            None => not_found(),
+        },
+    }
+}
+
+fn not_found() -> Response {
+    Response::json(404, &json!({"message": "404: Not Found", "code": 0}))
+}
+
+/// `/cache/KIND/ID`: the object as it is stored.
+fn cached(kind: &str, id: &str, find: &impl Fn(Wanted) -> FoundObject) -> Response {
+    let wanted: fn(u64) -> Wanted = match kind {
+        "guild" => Wanted::Guild,
+        "channel" => Wanted::Channel,
+        "user" => Wanted::User,
+        _ => return not_found(),
+    };
+    // `parse` takes a plus sign.
+    let Some(id) = id.parse().ok().filter(|_| id.bytes().all(|it| it.is_ascii_digit())) else {
+        return Response::json(400, &json!({"message": format!("Not a snowflake: wanted /cache/{kind}/ID")}));
+    };
+    match find(wanted(id)) {
+        Ok(Some(body)) => Response { status: 200, content_type: JSON, body },
+        Ok(None) => Response::json(404, &json!({"message": format!("Unknown {kind}")})),
+        Err(silent) => Response::json(503, &json!({"message": format!("{silent} of the cores do not answer")})),
     }
 }
 
@@ -215,18 +302,34 @@ fn unready(site: &Site, process: &ProcessReport, reports: &Reports) -> Option<St
     let why = |shard| known.iter().find(|it| it.shard == shard).map_or(Some("unknown"), |it| it.unready.as_deref());
     let waiting: Vec<_> = site.shards.clone().filter_map(|shard| Some((shard, why(shard)?))).collect();
     let mut lines: String = reports.silent.iter().map(|core| format!("core {core} does not answer\n")).collect();
+    let identify = &process.identify;
     let memory = process.memory;
     if memory.level == Pressure::Full {
         let limit = memory.limit.unwrap_or_default();
         lines += &format!("memory: {} bytes are used, of {limit}: new connections are refused\n", memory.bytes);
     }
     for (shard, state) in waiting.iter().take(NAMED_MAX) {
-        lines += &format!("shard {shard}: {state}\n");
+        let is_held_back = identify.held_back && identify.waiting.binary_search(shard).is_ok();
+        let why = if is_held_back { held_back(identify) } else { (*state).to_owned() };
+        lines += &format!("shard {shard}: {why}\n");
     }
     if waiting.len() > NAMED_MAX {
         lines += &format!("and {} more\n", waiting.len() - NAMED_MAX);
     }
     (!lines.is_empty()).then_some(lines)
+}
+
+/// Why a shard may not IDENTIFY, and until when.
+fn held_back(identify: &IdentifyReport) -> String {
+    let minutes = identify.resets_in.as_secs().div_ceil(60);
+    format!(
+        "waits for the limit of IDENTIFYs to reset in {} h {} min ({} of {} left, a reserve of {} is not spent)",
+        minutes / 60,
+        minutes % 60,
+        identify.remaining,
+        identify.limit,
+        identify.reserve
+    )
 }
 
 #[cfg(test)]
@@ -238,7 +341,12 @@ mod tests {
     use crate::control::memory::MemoryReport;
 
     fn site() -> Site {
-        Site { externally_accessible_url: "ws://proxy:7878".into(), shards: 0..2, shard_count: 2 }
+        Site {
+            externally_accessible_url: "ws://proxy:7878".into(),
+            shards: 0..2,
+            shard_count: 2,
+            has_admin_bind: false,
+        }
     }
 
     fn request(path: &str) -> PlainRequest {
@@ -256,8 +364,8 @@ mod tests {
     }
 
     fn get_with(path: &str, process: &ProcessReport, collect: &impl Fn() -> Reports) -> (u16, String) {
-        let response = answer(&request(path), &site(), process, collect);
-        (response.status, response.body)
+        let response = answer(&request(path), &site(), process, collect, &|_| Ok(None));
+        (response.status, String::from_utf8(response.body).unwrap())
     }
 
     fn get(path: &str, statuses: &[u8]) -> (u16, String) {
@@ -275,6 +383,23 @@ mod tests {
         assert_eq!(get("/readyz", &[4, 2]), (503, "shard 1: in state 2\n".into()));
         assert_eq!(get("/readyz", &[0, 1]), (503, "shard 0: in state 0\nshard 1: in state 1\n".into()));
         assert_eq!(get("/readyz", &[4]), (503, "shard 1: unknown\n".into()));
+    }
+
+    #[test]
+    fn a_shard_that_waits_for_the_limit_says_until_when() {
+        let identify = IdentifyReport {
+            remaining: 10,
+            limit: 1000,
+            reserve: 10,
+            resets_in: Duration::from_secs(3 * 3600 + 59 * 60 + 1),
+            held_back: true,
+            waiting: vec![1],
+        };
+        let process = ProcessReport { identify, ..Default::default() };
+        let (status, body) = get_with("/readyz", &process, &|| reports(&[2, 2]));
+        let why =
+            "waits for the limit of IDENTIFYs to reset in 4 h 0 min (10 of 1000 left, a reserve of 10 is not spent)";
+        assert_eq!((status, body), (503, format!("shard 0: identifying\nshard 1: {why}\n")));
     }
 
     #[test]
@@ -336,9 +461,58 @@ mod tests {
     #[test]
     fn other_methods_are_not_allowed() {
         let post = PlainRequest { method: "POST".into(), ..request("/metrics") };
-        let response = answer(&post, &site(), &ProcessReport::default(), &Reports::default);
+        let response = answer(&post, &site(), &ProcessReport::default(), &Reports::default, &|_| Ok(None));
         assert_eq!(response.status, 405);
         assert!(String::from_utf8(response.to_bytes(false)).unwrap().contains("\r\nAllow: GET, HEAD\r\n"));
+    }
+
+    #[test]
+    fn the_cached_state_answers_with_the_stored_json() {
+        let find = |wanted| match wanted {
+            Wanted::Guild(41) => Ok(Some(br#"{"id":"41"}"#.to_vec())),
+            Wanted::Channel(u64::MAX) => Ok(Some(b"{}".to_vec())),
+            Wanted::User(3) => Err(2),
+            _ => Ok(None),
+        };
+        let get = |path: &str| {
+            let response = answer(&request(path), &site(), &ProcessReport::default(), &Reports::default, &find);
+            assert_eq!(response.content_type, JSON, "{path}");
+            (response.status, String::from_utf8(response.body).unwrap())
+        };
+        assert_eq!(get("/cache/guild/41?pretty=1"), (200, r#"{"id":"41"}"#.into()));
+        assert_eq!(get("/cache/channel/18446744073709551615"), (200, "{}".into()));
+        assert_eq!(get("/cache/guild/42"), (404, r#"{"message":"Unknown guild"}"#.into()));
+        assert_eq!(get("/cache/channel/42"), (404, r#"{"message":"Unknown channel"}"#.into()));
+        assert_eq!(get("/cache/user/42"), (404, r#"{"message":"Unknown user"}"#.into()));
+        assert_eq!(get("/cache/user/3"), (503, r#"{"message":"2 of the cores do not answer"}"#.into()));
+        for bad in ["", "x", "-1", "+1", "1/2", "18446744073709551616", "%31"] {
+            assert_eq!(get(&format!("/cache/guild/{bad}")).0, 400, "{bad}");
+        }
+        assert_eq!((get("/cache/role/1").0, get("/cache/").0, get("/cache").0), (404, 404, 404));
+    }
+
+    #[test]
+    fn who_may_see_the_operators_pages() {
+        let local = ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"];
+        let remote = ["10.0.0.1", "::ffff:10.0.0.1", "2001:db8::1"];
+        let status = |path, door, peer: &str, has_admin_bind| {
+            refuse(path, door, Some(peer.parse().unwrap()), &Site { has_admin_bind, ..site() }).map(|it| it.status)
+        };
+        let everybodys = ["/gateway", "/api/v10/gateway/bot", "/shard-count", "/health", "/livez", "/readyz"];
+        for peer in local.into_iter().chain(remote) {
+            for path in everybodys {
+                assert_eq!(status(path, Door::Gateway, peer, true), None, "{path} {peer}");
+            }
+            assert_eq!(status("/metrics", Door::Gateway, peer, false), None);
+            assert_eq!(status("/metrics", Door::Gateway, peer, true), Some(404));
+            assert_eq!(status("/cache/guild/1", Door::Gateway, peer, true), Some(403));
+            assert_eq!(status("/cache/guild/1", Door::Admin, peer, true), None);
+            assert_eq!(status("/metrics", Door::Admin, peer, true), None);
+        }
+        assert!(local.iter().all(|it| status("/cache/user/1", Door::Gateway, it, false).is_none()));
+        assert!(remote.iter().all(|it| status("/cache/user/1", Door::Gateway, it, false) == Some(403)));
+        let refusal = refuse("/cache/user/1", Door::Gateway, None, &site()).unwrap();
+        assert!(String::from_utf8(refusal.body).unwrap().contains("`admin_bind`"));
     }
 
     /// Both ends of a connection.
@@ -356,11 +530,11 @@ mod tests {
 
     #[test]
     fn a_page_arrives_whole_and_the_connection_ends() {
-        let pages = Pages::start(site(), || reports(&[4, 4])).unwrap();
+        let pages = Pages::start(site(), || reports(&[4, 4]), |_| Ok(None)).unwrap();
         for (path, head_only) in [("/metrics", false), ("/readyz", false), ("/metrics", true)] {
             let (reader, socket) = pair();
             let request = PlainRequest { head_only, ..request(path) };
-            pages.serve(Job { socket, request, process: ProcessReport::default() });
+            pages.serve(Job { socket, request, door: Door::Gateway, process: ProcessReport::default() });
             let text = read_all(reader);
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
             assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("Connection: close"), "{head}");
@@ -381,10 +555,10 @@ mod tests {
             let _ = gate.lock().unwrap().recv();
             Reports::default()
         };
-        let pages = Pages::start(site(), stuck).unwrap();
+        let pages = Pages::start(site(), stuck, |_| Ok(None)).unwrap();
         let ask = |path| {
             let (reader, socket) = pair();
-            pages.serve(Job { socket, request: request(path), process: ProcessReport::default() });
+            pages.serve(Job { socket, request: request(path), door: Door::Gateway, process: ProcessReport::default() });
             reader
         };
         let first = ask("/metrics");

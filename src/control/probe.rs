@@ -50,10 +50,13 @@ impl Ring {
             }
             Self::Forbidden => {
                 "io_uring is forbidden, most likely by the container's seccomp profile; remedy: run the \
-                container with --security-opt seccomp=PROFILE, made as tuning/README.md says"
+                container with --security-opt seccomp=tuning/seccomp.json"
                     .into()
             }
-            Self::Absent => format!("this kernel ({kernel}) has no io_uring; remedy: Linux 6.1 or newer"),
+            Self::Absent => format!(
+                "this kernel ({kernel}) has no io_uring, or the container's seccomp profile hides it; remedy: Linux 6.1 or newer, \
+                and in a container --security-opt seccomp=tuning/seccomp.json"
+            ),
             Self::TooOld => {
                 format!("the io_uring of this kernel ({kernel}) is too old; remedy: Linux 6.1 or newer")
             }
@@ -151,6 +154,14 @@ impl Machine {
              LimitMEMLOCK={needed} in a systemd unit, or --ulimit memlock={needed} for a container",
             needed / 1024
         ))
+    }
+
+    /// `wanted` connections of clients, or as many as leave the shards the open files that they need: a flood of clients must
+    /// never keep a shard from connecting again.
+    pub fn clients_max(&self, wanted: usize, shards: u32) -> usize {
+        let Some(limit) = self.open_files else { return wanted };
+        let room = limit.saturating_sub(FILES_BASE / 2 + 2 * u64::from(shards)).max(FILES_BASE / 16);
+        wanted.min(usize::try_from(room).unwrap_or(usize::MAX))
     }
 
     /// Whether enough files may be open for `shards`. A refusal when not even the shards themselves fit, a line with the remedy
@@ -314,6 +325,16 @@ mod tests {
         let line = with(Some(930)).open_files_shortfall(225).unwrap().unwrap();
         assert!(line.contains("limited to 930") && line.contains("ulimit -n 931"), "{line}");
         assert!(with(Some(256)).open_files_shortfall(225).is_err());
+    }
+
+    #[test]
+    fn clients_never_get_the_files_that_shards_need() {
+        let with = |open_files| Machine { open_files, ..machine(Ring::Works) };
+        assert_eq!(with(None).clients_max(16_384, 225), 16_384);
+        assert_eq!(with(Some(1 << 20)).clients_max(16_384, 225), 16_384);
+        assert_eq!(with(Some(1024)).clients_max(16_384, 225), 1024 - 128 - 450);
+        assert_eq!(with(Some(100)).clients_max(16_384, 225), 16);
+        assert_eq!(with(Some(1024)).clients_max(5, 225), 5);
     }
 
     #[test]

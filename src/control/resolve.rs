@@ -50,12 +50,7 @@ impl Resolver {
         let serve = move || {
             let mut names = Names::default();
             for question in asked {
-                let Question { host, port, answer } = question;
-                let kept = names.kept(&host, port, clock::now());
-                answer(kept.unwrap_or_else(|| {
-                    let found = lookup(&host, port);
-                    names.on_lookup(&host, port, found, clock::now())
-                }));
+                names.serve(question, &lookup, clock::now);
             }
         };
         thread::Builder::new().name("resolve".into()).spawn(serve)?;
@@ -80,12 +75,46 @@ struct Names {
 struct Known {
     answer: Answer,
     until: Instant,
+    /// The last lookup failed, and the addresses are from before.
+    is_outage: bool,
+}
+
+/// What may be answered without asking.
+#[derive(Debug, PartialEq)]
+enum Kept {
+    Fresh(Answer),
+    /// Addresses from before: the resolver failed the last time and is to be asked again, but not waited for.
+    Outage(Answer),
+    Nothing,
 }
 
 impl Names {
-    fn kept(&self, host: &str, port: u16, now: Instant) -> Option<Answer> {
-        let known = self.known.get(&(host.to_owned(), port))?;
-        (now < known.until).then(|| known.answer.clone())
+    fn serve(
+        &mut self,
+        Question { host, port, answer }: Question,
+        lookup: impl Fn(&str, u16) -> io::Result<Vec<SocketAddr>>,
+        now: impl Fn() -> Instant,
+    ) {
+        match self.kept(&host, port, now()) {
+            Kept::Fresh(kept) => answer(kept),
+            Kept::Outage(kept) => {
+                // A resolver that is down may take its time to say so, with every other name waiting behind this one.
+                answer(kept);
+                let _ = self.on_lookup(&host, port, lookup(&host, port), now());
+            }
+            Kept::Nothing => {
+                let found = lookup(&host, port);
+                answer(self.on_lookup(&host, port, found, now()));
+            }
+        }
+    }
+
+    fn kept(&self, host: &str, port: u16, now: Instant) -> Kept {
+        match self.known.get(&(host.to_owned(), port)) {
+            Some(known) if now < known.until => Kept::Fresh(known.answer.clone()),
+            Some(known) if known.is_outage => Kept::Outage(known.answer.clone()),
+            _ => Kept::Nothing,
+        }
     }
 
     /// Remembers what the resolver said. A failure does not displace addresses that worked: an outage of DNS alone must not keep
@@ -98,17 +127,17 @@ impl Names {
             Err(error) => Err(format!("{host} cannot be resolved: {error}")),
         };
         let kept_for = if answer.is_ok() { ANSWER_KEPT } else { FAILURE_KEPT };
-        let answer = match (answer, self.known.get(&key)) {
+        let (answer, is_outage) = match (answer, self.known.get(&key)) {
             (Err(why), Some(Known { answer: Ok(old), .. })) => {
                 warn!(%why, "using the addresses from before");
-                Ok(old.clone())
+                (Ok(old.clone()), true)
             }
-            (answer, _) => answer,
+            (answer, _) => (answer, false),
         };
         if self.known.len() >= NAMES_MAX && !self.known.contains_key(&key) {
             self.known.clear();
         }
-        self.known.insert(key, Known { answer: answer.clone(), until: now + kept_for });
+        self.known.insert(key, Known { answer: answer.clone(), until: now + kept_for, is_outage });
         answer
     }
 }
@@ -126,9 +155,9 @@ mod tests {
         let (mut names, now) = (Names::default(), clock::now());
         names.on_lookup("gateway", 443, Ok(vec![address(1)]), now).unwrap();
         let last = now + ANSWER_KEPT - Duration::from_nanos(1);
-        assert_eq!(names.kept("gateway", 443, last), Some(Ok(vec![address(1)])));
-        assert_eq!(names.kept("gateway", 443, now + ANSWER_KEPT), None);
-        assert_eq!(names.kept("gateway", 80, now), None);
+        assert_eq!(names.kept("gateway", 443, last), Kept::Fresh(Ok(vec![address(1)])));
+        assert_eq!(names.kept("gateway", 443, now + ANSWER_KEPT), Kept::Nothing);
+        assert_eq!(names.kept("gateway", 80, now), Kept::Nothing);
     }
 
     #[test]
@@ -136,8 +165,8 @@ mod tests {
         let (mut names, now) = (Names::default(), clock::now());
         let answer = names.on_lookup("gateway", 443, Err(io::Error::other("no network")), now);
         assert_eq!(answer, Err("gateway cannot be resolved: no network".into()));
-        assert_eq!(names.kept("gateway", 443, now), Some(answer));
-        assert_eq!(names.kept("gateway", 443, now + FAILURE_KEPT), None);
+        assert_eq!(names.kept("gateway", 443, now), Kept::Fresh(answer));
+        assert_eq!(names.kept("gateway", 443, now + FAILURE_KEPT), Kept::Nothing);
     }
 
     #[test]
@@ -146,7 +175,7 @@ mod tests {
         names.on_lookup("gateway", 443, Ok(vec![address(1)]), now).unwrap();
         let later = now + 2 * ANSWER_KEPT;
         assert_eq!(names.on_lookup("gateway", 443, Err(io::Error::other("down")), later), Ok(vec![address(1)]));
-        assert_eq!(names.kept("gateway", 443, later + FAILURE_KEPT), None);
+        assert_eq!(names.kept("gateway", 443, later + FAILURE_KEPT), Kept::Outage(Ok(vec![address(1)])));
     }
 
     #[test]
@@ -180,6 +209,34 @@ mod tests {
         drop((sender, resolver));
         assert_eq!(answers.iter().collect::<Vec<_>>(), vec![Ok(vec![address(7)]); 100]);
         assert_eq!(asks.iter().collect::<Vec<_>>(), ["gateway"]);
+    }
+
+    #[test]
+    fn in_an_outage_of_dns_known_addresses_are_answered_before_the_resolver_is_asked() {
+        let (mut names, begin) = (Names::default(), clock::now());
+        let (said, heard) = mpsc::channel();
+        let mut ask = |at: u64, found: fn() -> io::Result<Vec<SocketAddr>>| {
+            let answered = said.clone();
+            let answer = Box::new(move |answer: Answer| {
+                assert_eq!(answer, Ok(vec![address(1)]));
+                answered.send("answered").unwrap();
+            });
+            let question = Question { host: "gateway".into(), port: 443, answer };
+            let lookup = |_: &str, _| {
+                said.send("asked").unwrap();
+                found()
+            };
+            names.serve(question, lookup, || begin + Duration::from_secs(at));
+            heard.try_iter().collect::<Vec<_>>()
+        };
+        let (works, fails) = (|| Ok(vec![address(1)]), || Err(io::Error::other("timed out")));
+        assert_eq!(ask(0, works), ["asked", "answered"]);
+        assert_eq!(ask(60, fails), ["asked", "answered"], "nobody can know yet");
+        assert_eq!(ask(61, fails), ["answered"]);
+        assert_eq!(ask(70, fails), ["answered", "asked"]);
+        assert_eq!(ask(80, works), ["answered", "asked"]);
+        assert_eq!(ask(81, fails), ["answered"]);
+        assert_eq!(ask(120, works), ["asked", "answered"]);
     }
 
     #[test]

@@ -69,7 +69,10 @@ pub enum Verdict {
     /// Ask again after a back-off.
     Retry(String),
     /// Ask again no earlier than told.
-    RateLimited(Duration),
+    RetryAfter {
+        why: String,
+        wait: Duration,
+    },
 }
 
 /// Judges an HTTP answer. `retry_after` is the header's text, `body` the whole body.
@@ -82,12 +85,18 @@ pub fn judge(status: u16, retry_after: Option<&str>, body: &str) -> Verdict {
             Err(why) => Verdict::Retry(format!("the answer is not what Discord sends: {why}")),
         },
         401 => Verdict::Fatal("Discord refuses the token (401): check `token` or TOKEN".into()),
-        429 => Verdict::RateLimited(retry_after_of(retry_after, body)),
+        429 => {
+            let wait = retry_after_of(retry_after, body).unwrap_or(RETRY_AFTER_DEFAULT);
+            Verdict::RetryAfter { why: "asked too often (429)".into(), wait }
+        }
         // The request never changes, so these stay: most likely the base URL is a wrong one.
         400 | 404 | 405 | 410 => {
             Verdict::Fatal(format!("the answer is {status}: check `api_url` and `twilight_http_proxy`"))
         }
-        _ => Verdict::Retry(format!("the answer is {status}")),
+        _ => match retry_after_of(retry_after, body) {
+            Some(wait) => Verdict::RetryAfter { why: format!("the answer is {status}"), wait },
+            None => Verdict::Retry(format!("the answer is {status}")),
+        },
     }
 }
 
@@ -105,7 +114,7 @@ fn read_answer(body: &str) -> Result<GatewayBot, String> {
 }
 
 /// Seconds in the header, or in the body with a fraction; the longer one counts.
-fn retry_after_of(header: Option<&str>, body: &str) -> Duration {
+fn retry_after_of(header: Option<&str>, body: &str) -> Option<Duration> {
     #[derive(Deserialize)]
     struct RateLimited {
         retry_after: f64,
@@ -113,10 +122,7 @@ fn retry_after_of(header: Option<&str>, body: &str) -> Duration {
     let in_body = serde_json::from_str::<RateLimited>(body).ok().map(|it| it.retry_after);
     let in_header = header.and_then(|text| text.trim().parse::<f64>().ok());
     let seconds = in_header.into_iter().chain(in_body).filter(|it| it.is_finite() && *it >= 0.0).reduce(f64::max);
-    match seconds {
-        Some(seconds) => Duration::from_secs_f64(seconds.min(RETRY_AFTER_MAX.as_secs_f64())),
-        None => RETRY_AFTER_DEFAULT,
-    }
+    Some(Duration::from_secs_f64(seconds?.min(RETRY_AFTER_MAX.as_secs_f64())))
 }
 
 /// Exponential, with the upper half of the wait left to chance so that several proxies spread.
@@ -164,19 +170,25 @@ impl Endpoint {
         let (give_up, given_up) = mpsc::channel();
         let endpoint = self.clone();
         let ask = move || {
-            if let Some(result) = endpoint.repeat(&mut rng, &given_up) {
-                // The other side is gone when nobody waits any more.
-                let _ = answer.send(result);
+            // The other side is gone when nobody waits any more.
+            let failed = |why| drop(answer.send(Heard::Failed(why)));
+            if let Some(result) = endpoint.repeat(&mut rng, &given_up, failed) {
+                let _ = answer.send(Heard::Done(result));
             }
         };
         if let Err(error) = thread::Builder::new().name("rest".into()).spawn(ask) {
             // `answer` went down with the closure, so `poll` reports the failure.
             warn!(%error, "no thread for the REST request");
         }
-        Asking { answered, _give_up: give_up }
+        Asking { answered, failed: None, _give_up: give_up }
     }
 
-    fn repeat(&self, rng: &mut fastrand::Rng, given_up: &mpsc::Receiver<()>) -> Option<Result<GatewayBot, String>> {
+    fn repeat(
+        &self,
+        rng: &mut fastrand::Rng,
+        given_up: &mpsc::Receiver<()>,
+        failed: impl Fn(String),
+    ) -> Option<Result<GatewayBot, String>> {
         for attempt in 0.. {
             let wait = match self.ask() {
                 Verdict::Answered(answer) => return Some(Ok(answer)),
@@ -184,10 +196,14 @@ impl Endpoint {
                 Verdict::Retry(why) => {
                     let wait = back_off(attempt, rng);
                     warn!(url = self.url, %why, retry_in = ?wait, "no answer about the gateway yet");
+                    failed(why);
                     wait
                 }
-                Verdict::RateLimited(wait) => {
-                    info!(url = self.url, retry_in = ?wait, "asked too often, waiting as told");
+                Verdict::RetryAfter { why, wait } => {
+                    // Never sooner than without the header: a Retry-After of 0 again and again must not become a flood.
+                    let wait = wait.max(back_off(attempt, rng));
+                    info!(url = self.url, %why, retry_in = ?wait, "no answer about the gateway yet, waiting as told");
+                    failed(why);
                     wait
                 }
             };
@@ -202,18 +218,36 @@ impl Endpoint {
 
 /// A question under way. When it is dropped, the thread ends as soon as its request does.
 pub struct Asking {
-    answered: mpsc::Receiver<Result<GatewayBot, String>>,
+    answered: mpsc::Receiver<Heard>,
+    /// Why the newest attempt failed.
+    failed: Option<String>,
     _give_up: mpsc::Sender<()>,
+}
+
+enum Heard {
+    /// One attempt failed, and there will be another.
+    Failed(String),
+    Done(Result<GatewayBot, String>),
 }
 
 impl Asking {
     /// The answer, once; the error is a line for the operator. `None` while it is under way.
     pub fn poll(&mut self) -> Option<Result<GatewayBot, String>> {
-        match self.answered.try_recv() {
-            Ok(result) => Some(result),
-            Err(mpsc::TryRecvError::Empty) => None,
-            Err(mpsc::TryRecvError::Disconnected) => Some(Err("the thread for REST requests has ended".into())),
+        loop {
+            match self.answered.try_recv() {
+                Ok(Heard::Failed(why)) => self.failed = Some(why),
+                Ok(Heard::Done(result)) => return Some(result),
+                Err(mpsc::TryRecvError::Empty) => return None,
+                Err(mpsc::TryRecvError::Disconnected) => {
+                    return Some(Err("the thread for REST requests has ended".into()));
+                }
+            }
         }
+    }
+
+    /// Why the newest attempt failed, as of the last `poll`; `None` while there is none that did.
+    pub fn failed(&self) -> Option<&str> {
+        self.failed.as_deref()
     }
 }
 

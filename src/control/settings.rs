@@ -10,18 +10,18 @@ use super::keys::Refusal;
 use super::rest::GatewayBot;
 use crate::runtime::settings::{Backend, RuntimeSettings};
 
-/// Everything the runtime needs. Refuses when the configured range does not lie within the shards that there are.
+/// Everything the runtime needs, but the cores' CPUs.
 pub fn settings(
     config: &Config,
     bot: &GatewayBot,
+    shards: Range<u32>,
+    shard_count: u32,
     backend: Backend,
-    cores: Vec<usize>,
     log_bytes: usize,
-) -> Result<RuntimeSettings, Refusal> {
-    let (shards, shard_count) = shard_range(config, bot.shards)?;
-    Ok(RuntimeSettings {
+) -> RuntimeSettings {
+    RuntimeSettings {
         backend,
-        cores,
+        cores: Vec::new(),
         listen: SocketAddr::new(config.bind, config.port),
         shards,
         shard_count,
@@ -36,12 +36,25 @@ pub fn settings(
         cache: config.cache,
         log_bytes,
         log_keep: config.log_keep,
-    })
+        client_limits: config.client_limits,
+        clients_max: config.clients_max,
+    }
 }
 
-/// The shards to hold, of how many in all. `recommended` is Discord's number and counts where none is configured.
-fn shard_range(config: &Config, recommended: u32) -> Result<(Range<u32>, u32), Refusal> {
-    let count = config.shards.unwrap_or(recommended.clamp(1, SHARDS_MAX as u32));
+/// How many shards there are when none is configured: as many as Discord recommends, or as many as there were before the restart
+/// while that is within a factor of two. Discord's number moves by one with every thousand guilds, its limit is 2.5 times as far, and a
+/// change costs every session.
+pub fn shards_wanted(recommended: u32, before: Option<u32>) -> u32 {
+    let recommended = recommended.clamp(1, SHARDS_MAX as u32);
+    let near = |before: &u32| recommended <= before.saturating_mul(2) && *before <= recommended.saturating_mul(2);
+    before.filter(near).unwrap_or(recommended)
+}
+
+/// The shards to hold, of how many in all. `wanted` counts where no number is configured.
+///
+/// Refuses when the configured range does not lie within the shards that there are.
+pub fn shard_range(config: &Config, wanted: u32) -> Result<(Range<u32>, u32), Refusal> {
+    let count = config.shards.unwrap_or(wanted);
     let end = config.shard_end.unwrap_or(count);
     let start = config.shard_start.unwrap_or(0);
     if end > count {
@@ -73,7 +86,14 @@ mod tests {
     #[test]
     fn without_keys_all_recommended_shards_are_held() {
         assert_eq!(range("", 9), Ok((0..9, 9)));
-        assert_eq!(range("", 0), Ok((0..1, 1)));
+        assert_eq!(shards_wanted(0, None), 1);
+    }
+
+    #[test]
+    fn a_moved_recommendation_costs_no_session_until_it_is_far_away() {
+        assert_eq!(shards_wanted(9, None), 9);
+        assert_eq!((shards_wanted(10, Some(9)), shards_wanted(18, Some(9)), shards_wanted(5, Some(9))), (9, 9, 9));
+        assert_eq!((shards_wanted(19, Some(9)), shards_wanted(4, Some(9))), (19, 4));
     }
 
     #[test]
@@ -96,11 +116,11 @@ mod tests {
         let limit = SessionStartLimit { total: 1000, remaining: 999, reset_after: Duration::ZERO, max_concurrency: 1 };
         let bot = GatewayBot { url: "ws://127.0.0.1:9".into(), shards: 2, session_start_limit: limit };
         let config = config(r#","bind":"::1","port":7,"log_seconds":60"#);
-        let settings = settings(&config, &bot, Backend::Epoll, vec![1], 7).unwrap();
+        let settings = settings(&config, &bot, 0..2, 2, Backend::Epoll, 7);
         assert_eq!(settings.listen, "[::1]:7".parse().unwrap());
         assert_eq!((settings.token.as_str(), settings.intents), ("invented", 513));
         assert_eq!((settings.gateway_url.as_str(), settings.shards), ("ws://127.0.0.1:9", 0..2));
-        assert_eq!((settings.backend, settings.cores), (Backend::Epoll, vec![1]));
+        assert_eq!(settings.backend, Backend::Epoll);
         assert_eq!((settings.log_bytes, settings.log_keep), (7, Duration::from_secs(60)));
     }
 }

@@ -3,9 +3,9 @@
 //! A plain value without a socket, so that it can be mailed to the core of the shard that the client names.
 
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::session::client::{Conversation, HANDSHAKE_MAX, HEARTBEAT_INTERVAL};
+use crate::session::client::{Conversation, HEARTBEAT_INTERVAL};
 use crate::session::payload::{Identify, Resume};
 use crate::shard::seat::SeatKey;
 use crate::wire::deframe::{CLIENT_MESSAGE_BYTES_MAX, Deframer};
@@ -55,8 +55,8 @@ pub struct Blocked {
 
 pub struct Client {
     pub phase: Phase,
-    /// When TCP was opened.
-    pub accepted: Instant,
+    /// The upgrade must be done by then.
+    pub handshake_due: Instant,
     pub deframer: Deframer,
     pub encoder: Encoder,
     pub conversation: Conversation,
@@ -78,10 +78,11 @@ pub struct HandOver {
 }
 
 impl Client {
-    pub fn new(now: Instant) -> Self {
+    /// `handshake` is how long the upgrade may take.
+    pub fn new(now: Instant, handshake: Duration) -> Self {
         Self {
             phase: Phase::Http(Vec::new()),
-            accepted: now,
+            handshake_due: now + handshake,
             deframer: Deframer::new(Role::Server, CLIENT_MESSAGE_BYTES_MAX),
             encoder: Encoder::new(Compression::None),
             conversation: Conversation::new(now),
@@ -94,7 +95,7 @@ impl Client {
     /// When silence ends the connection.
     pub fn due(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Http(_) | Phase::Page(_) => Some(self.accepted + HANDSHAKE_MAX),
+            Phase::Http(_) | Phase::Page(_) => Some(self.handshake_due),
             Phase::Open | Phase::Moving { .. } => self.conversation.due(),
         }
     }

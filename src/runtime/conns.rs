@@ -1,5 +1,8 @@
 //! A core's table of connections, by token.
 
+use std::collections::VecDeque;
+use std::time::Instant;
+
 use super::client::Client;
 use super::net::Token;
 
@@ -17,13 +20,18 @@ enum Slot {
     Used(Token, Conn),
 }
 
+/// So many connections are looked at in search of a silent one.
+const SEARCHED_MAX: usize = 64;
+
 /// Slots are found by the token's lower half, and checked by the whole: a backend reuses the lower half under a new upper one.
 #[derive(Default)]
 pub struct Conns {
     slots: Vec<Slot>,
-    clients: usize,
-    /// Of them, those in the table that have no seat.
+    /// Connections of clients in the table that have no seat.
     greeting: usize,
+    /// Connections that had no seat, and when they had last been heard as they were queued: roughly by silence, the quietest first.
+    /// Those that have gone or have a seat since are still in it.
+    quiet: VecDeque<(Token, Instant)>,
     blocked: Vec<Token>,
 }
 
@@ -33,11 +41,17 @@ impl Conns {
         if at >= self.slots.len() {
             self.slots.resize_with(at + 1, || Slot::Free);
         }
-        if let Conn::Client(client) = &conn {
-            self.clients += 1;
-            self.greeting += usize::from(client.seated.is_none());
-        }
+        let heard = match &conn {
+            Conn::Client(client) => {
+                self.greeting += usize::from(client.seated.is_none());
+                Some(client.conversation.heard())
+            }
+            Conn::Shard(_) => None,
+        };
         self.slots[at] = Slot::Used(token, conn);
+        if let Some(heard) = heard {
+            self.note_greeting(token, heard);
+        }
     }
 
     pub fn get(&self, token: Token) -> Option<&Conn> {
@@ -54,7 +68,6 @@ impl Conns {
         }
         let Slot::Used(_, conn) = std::mem::replace(slot, Slot::Free) else { return None };
         if let Conn::Client(client) = &conn {
-            self.clients -= 1;
             self.greeting -= usize::from(client.seated.is_none());
         }
         Some(conn)
@@ -87,7 +100,6 @@ impl Conns {
         let slot = &mut self.slots[token.slot()];
         debug_assert!(matches!(slot, Slot::Taken(taken) if *taken == token));
         *slot = Slot::Free;
-        self.clients -= 1;
     }
 
     /// All clients, in no order.
@@ -99,14 +111,41 @@ impl Conns {
         self.slots.iter().filter_map(client).collect()
     }
 
-    /// Connections of clients.
-    pub fn clients_len(&self) -> usize {
-        self.clients
-    }
-
     /// Connections whose request or IDENTIFY has not come yet, one that is taken out not counted.
     pub fn greeting(&self) -> usize {
         self.greeting
+    }
+
+    /// The client has no seat (any more).
+    pub fn note_greeting(&mut self, token: Token, heard: Instant) {
+        if self.quiet.len() > 2 * self.greeting + SEARCHED_MAX {
+            let mut quiet = std::mem::take(&mut self.quiet);
+            quiet.retain(|it| self.greeter(it.0).is_some());
+            self.quiet = quiet;
+        }
+        self.quiet.push_back((token, heard));
+    }
+
+    /// The connection without a seat that has said nothing for longest, or nearly so; it is not named again unless it is noted again.
+    pub fn quietest(&mut self) -> Option<Token> {
+        let mut searched = 0;
+        while let Some((token, heard_then)) = self.quiet.pop_front() {
+            let Some(heard) = self.greeter(token) else { continue };
+            if heard <= heard_then || searched == SEARCHED_MAX {
+                return Some(token);
+            }
+            searched += 1;
+            self.quiet.push_back((token, heard));
+        }
+        None
+    }
+
+    /// When a connection without a seat was last heard.
+    fn greeter(&self, token: Token) -> Option<Instant> {
+        match self.get(token)? {
+            Conn::Client(client) if client.seated.is_none() => Some(client.conversation.heard()),
+            _ => None,
+        }
     }
 
     /// The client's outbox is full: `blocked` will name it once a second.
@@ -122,5 +161,60 @@ impl Conns {
         blocked.retain(|token| matches!(self.get(*token), Some(Conn::Client(client)) if client.blocked.is_some()));
         self.blocked.clone_from(&blocked);
         blocked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::runtime::clock;
+    use crate::session::client::{ClientLimits, Rules};
+    use crate::session::payload::Token as BotToken;
+
+    fn token(slot: u64) -> Token {
+        Token(1 << super::super::net::SLOT_BITS | slot)
+    }
+
+    fn client(now: Instant) -> Conn {
+        Conn::Client(Box::new(Client::new(now, Duration::from_secs(10))))
+    }
+
+    /// It says something at `now`.
+    fn speak(conns: &mut Conns, token: Token, now: Instant) {
+        let limits = ClientLimits::default();
+        let rules = Rules { token: BotToken("a".into()), validate_token: true, shards: 0..1, shard_count: 1, limits };
+        let mut client = conns.take_client(token).unwrap();
+        client.conversation.on_payload(now, br#"{"op":1,"d":null}"#, &rules);
+        conns.put_back(token, client);
+    }
+
+    #[test]
+    fn the_one_that_has_been_silent_for_longest_is_named_first() {
+        let (mut conns, begin) = (Conns::default(), clock::now());
+        let at = |s| begin + Duration::from_secs(s);
+        for slot in 0..4 {
+            conns.insert(token(slot), client(at(slot)));
+        }
+        speak(&mut conns, token(0), at(9));
+        speak(&mut conns, token(2), at(8));
+        conns.remove(token(1));
+        let named: Vec<u64> = std::iter::from_fn(|| conns.quietest()).map(|it| it.slot() as u64).collect();
+        assert_eq!(named, [3, 0, 2]);
+    }
+
+    #[test]
+    fn what_has_come_and_gone_does_not_pile_up() {
+        let (mut conns, now) = (Conns::default(), clock::now());
+        conns.insert(token(7), client(now));
+        for generation in 2..10_000 {
+            let passing = Token(generation << super::super::net::SLOT_BITS | 3);
+            conns.insert(passing, client(now));
+            conns.remove(passing);
+        }
+        assert!(conns.quiet.len() <= 2 * SEARCHED_MAX, "{}", conns.quiet.len());
+        assert_eq!(conns.quietest(), Some(token(7)));
+        assert_eq!(conns.greeting(), 1);
     }
 }

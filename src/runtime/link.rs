@@ -5,7 +5,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 
@@ -39,6 +39,18 @@ pub enum LinkError {
     Upgrade(HttpError),
     Frame(FrameError),
     Inflate(InflateError),
+}
+
+impl LinkError {
+    /// How long the other side asks us to stay away: the upgrade's `Retry-After`.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Upgrade(HttpError::Status { retry_after_s, .. }) => {
+                retry_after_s.map(|it| Duration::from_secs(it.into()))
+            }
+            _ => None,
+        }
+    }
 }
 
 impl std::fmt::Display for LinkError {

@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crate::shard::pressure::Pressure;
-use crate::shard::report::ShardReport;
+use crate::shard::report::{ShardReport, Wanted};
 use crate::wire::http::PlainRequest;
 use crate::wire::{CloseCode, ShardId};
 
@@ -23,12 +23,23 @@ pub enum ToCore {
     Resolved { shard: ShardId, host: String, addresses: Result<Vec<SocketAddr>, String> },
     /// Answer with a report of every shard of this core.
     Report(mpsc::Sender<CoreReport>),
+    /// Answer with the stored JSON, or `None` when no shard of this core has such an object.
+    Find { wanted: Wanted, reply: mpsc::Sender<Option<Vec<u8>>> },
     /// Stop accepting, send what is buffered, close clients resumably and Discord's connections with this code, then answer
     /// `ToControl::Drained`. Ends by itself after `within`.
     /// `leave_listeners`: others hold the listeners too and go on with them; they stay open.
     Drain { upstream_close: CloseCode, within: Duration, leave_listeners: bool },
     /// How short memory is from now on.
     Pressure(Pressure),
+}
+
+/// Which listener a request came in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// The gateway's port.
+    Gateway,
+    /// The operator's own (`admin_bind`).
+    Admin,
 }
 
 /// Mail for the control thread.
@@ -42,7 +53,7 @@ pub enum ToControl {
     /// Resolve a host of Discord's.
     Resolve { shard: ShardId, host: String, port: u16 },
     /// An HTTP request that is not a WebSocket upgrade; the socket is blocking and has a send timeout.
-    Page { socket: TcpStream, request: PlainRequest },
+    Page { socket: TcpStream, request: PlainRequest, door: Door },
     /// The core has drained and its thread ends.
     Drained { core: usize },
     /// Another process takes over.
@@ -73,6 +84,33 @@ impl CoreSender {
     }
 }
 
+/// Connections of clients that a limit has closed, counted by which.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TurnedAway {
+    /// More than `clients_max`, all of them identified.
+    pub full: u64,
+    /// The quietest of too many that had not identified.
+    pub silent: u64,
+    /// The upgrade took longer than `client_handshake_seconds`.
+    pub handshake: u64,
+    /// More than `client_payloads_per_minute`.
+    pub flood: u64,
+    /// Wrong tokens, and more than `client_failed_resumes`.
+    pub guesses: u64,
+}
+
+impl TurnedAway {
+    pub fn by_reason(&self) -> [(&'static str, u64); 5] {
+        [
+            ("full", self.full),
+            ("silent", self.silent),
+            ("handshake", self.handshake),
+            ("flood", self.flood),
+            ("guesses", self.guesses),
+        ]
+    }
+}
+
 /// What one core says of itself.
 #[derive(Debug, Default)]
 pub struct CoreReport {
@@ -81,6 +119,7 @@ pub struct CoreReport {
     pub backend: &'static str,
     /// Connections that have not identified yet.
     pub greeting: usize,
+    pub turned_away: TurnedAway,
     /// Log segments given back before their time for want of room.
     pub log_dropped_early: u64,
     /// Upgrades answered 503 because memory was used up.

@@ -9,6 +9,7 @@ pub mod client;
 pub mod clock;
 mod conns;
 pub mod core;
+pub mod cpu;
 pub mod epoll;
 pub mod heap;
 mod link;
@@ -30,6 +31,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
+use crate::cache::Shapes;
 use crate::session::client::Rules;
 use crate::session::payload::Token;
 use crate::session::upstream::UpstreamSettings;
@@ -65,10 +67,12 @@ pub fn start(
             validate_token: settings.validate_token,
             shards: settings.shards.clone(),
             shard_count: settings.shard_count,
+            limits: settings.client_limits,
         },
         placement: placement.clone(),
         upstream_compression: settings.upstream_compression,
         allow_compression: settings.allow_compression,
+        clients_max: settings.clients_max.div_ceil(settings.cores.len().max(1)),
         tls: tls::client_config()?,
         backend: match settings.backend {
             Backend::IoUring => "io_uring",
@@ -142,6 +146,7 @@ impl CoreStart {
         net.watch_mailbox(self.wake)?;
         let now = clock::now();
         let settings = &self.settings;
+        let shapes = Shapes::default();
         let shards = self.shared.placement.shards_of(self.index).map(|shard| {
             let upstream = UpstreamSettings {
                 shard,
@@ -157,7 +162,7 @@ impl CoreStart {
                 cache: settings.cache,
                 externally_accessible_url: settings.externally_accessible_url.clone(),
             };
-            Shard::new(shard_settings, random_seed(), now)
+            Shard::new(shard_settings, shapes.clone(), random_seed(), now)
         });
         let shards: Vec<_> = shards.collect();
         let share = shards.len() as f64 / settings.shards.len().max(1) as f64;

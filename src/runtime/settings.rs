@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::cache::CacheFlags;
+use crate::session::client::ClientLimits;
 use crate::wire::Compression;
 
 /// Which kernel interface carries the sockets. `auto` has been decided by then.
@@ -43,4 +44,7 @@ pub struct RuntimeSettings {
     pub log_bytes: usize,
     /// Dispatches older than this are given back.
     pub log_keep: Duration,
+    pub client_limits: ClientLimits,
+    /// Clients' connections of all cores together.
+    pub clients_max: usize,
 }

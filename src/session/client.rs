@@ -12,8 +12,6 @@ use subtle::ConstantTimeEq;
 use super::payload::{self, ClientPayload, Command, Identify, Resume, Token};
 use crate::wire::CloseCode;
 
-/// TCP open to the end of the WebSocket upgrade. For whoever holds the connection before there is a `Conversation`.
-pub const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// What HELLO tells clients; Discord's own value.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(41_250);
 /// An identified client is dead when nothing came for this long: two intervals, so that one late beat costs nothing.
@@ -24,13 +22,28 @@ pub const IDENTIFY_MAX: Duration = Duration::from_secs(60);
 /// …but not for longer than this: 225 shards at one IDENTIFY per 5 s take 19 minutes.
 pub const GREETING_MAX: Duration = Duration::from_secs(30 * 60);
 
-/// Payloads in one `FLOOD_WINDOW`, heartbeats included; the next one closes with 4008.
-///
-/// Twice what Discord grants. The budget of the shared upstream connection is kept by the command queue, not here; this
-/// guards the proxy's own time. Libraries may count a little differently than Discord, and lose nothing by it.
-pub const FLOOD_PAYLOADS_MAX: u32 = 240;
 /// Windows follow one another, so no more than twice the limit passes in any 60 s.
 pub const FLOOD_WINDOW: Duration = Duration::from_secs(60);
+
+/// What one client may do, from the configuration. The numbers are the same for all, and guard the proxy's own time and memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// TCP open to the end of the WebSocket upgrade. For whoever holds the connection before there is a `Conversation`.
+    pub handshake: Duration,
+    /// Payloads, pings and pongs in one `FLOOD_WINDOW`, heartbeats included; the next one closes with 4008.
+    ///
+    /// The default is twice what Discord grants. The budget of the shared upstream connection is kept by the command queue, not
+    /// here. Libraries may count a little differently than Discord, and lose nothing by it.
+    pub payloads_per_minute: u32,
+    /// RESUMEs that were answered with op 9, one after the other on one connection; the next one closes with 4008.
+    pub failed_resumes: u32,
+}
+
+impl Default for ClientLimits {
+    fn default() -> Self {
+        Self { handshake: Duration::from_secs(10), payloads_per_minute: 240, failed_resumes: 10 }
+    }
+}
 
 /// Whom the proxy lets in.
 #[derive(Clone, Debug)]
@@ -41,6 +54,7 @@ pub struct Rules {
     /// The shards held by this process, of `shard_count` in all.
     pub shards: Range<u32>,
     pub shard_count: u32,
+    pub limits: ClientLimits,
 }
 
 /// What a payload or a deadline asks of the caller.
@@ -79,12 +93,21 @@ pub struct Conversation {
     heard: Instant,
     window_began: Instant,
     window_payloads: u32,
+    /// RESUMEs since the connection began or had a session.
+    resumes: u32,
 }
 
 impl Conversation {
     /// `now`: the upgrade is done, and HELLO goes out. A client may have sent IDENTIFY before.
     pub fn new(now: Instant) -> Self {
-        Self { state: State::Greeting, greeting_since: now, heard: now, window_began: now, window_payloads: 0 }
+        Self {
+            state: State::Greeting,
+            greeting_since: now,
+            heard: now,
+            window_began: now,
+            window_payloads: 0,
+            resumes: 0,
+        }
     }
 
     /// `payload` is one message, from text or binary frames.
@@ -93,7 +116,7 @@ impl Conversation {
             return Step::Ignore;
         }
         self.heard = now;
-        if self.floods(now) {
+        if self.floods(now, &rules.limits) {
             return self.close(CloseCode::RATE_LIMITED, "Rate limited.");
         }
         match payload::parse(payload) {
@@ -102,11 +125,30 @@ impl Conversation {
         }
     }
 
+    /// A ping or pong came: no sign that the bot behind the connection lives, but counted, since it costs time as well.
+    pub fn on_control_frame(&mut self, now: Instant, rules: &Rules) -> Step {
+        match self.state != State::Closed && self.floods(now, &rules.limits) {
+            true => self.close(CloseCode::RATE_LIMITED, "Rate limited."),
+            false => Step::Ignore,
+        }
+    }
+
+    /// Whether it has tried to RESUME a session that does not exist.
+    pub fn guesses(&self) -> bool {
+        self.resumes > 0
+    }
+
+    /// When the last payload came.
+    pub fn heard(&self) -> Instant {
+        self.heard
+    }
+
     /// The client has been sent READY or RESUMED.
     pub fn on_identified(&mut self, now: Instant) {
         if self.state != State::Closed {
             self.state = State::Identified;
             self.heard = now;
+            self.resumes = 0;
         }
     }
 
@@ -150,7 +192,13 @@ impl Conversation {
                 Err((code, reason)) => self.close(code, reason),
             },
             ClientPayload::Resume(resume) => match rules.check_token(&resume.token) {
-                Ok(()) => self.answer(Step::Resume(resume)),
+                Ok(()) if self.resumes >= rules.limits.failed_resumes => {
+                    self.close(CloseCode::RATE_LIMITED, "Too many RESUMEs of sessions that do not exist.")
+                }
+                Ok(()) => {
+                    self.resumes += 1;
+                    self.answer(Step::Resume(resume))
+                }
                 Err((code, reason)) => self.close(code, reason),
             },
             ClientPayload::Command(_) | ClientPayload::VoiceServerPing if is_greeting => {
@@ -171,13 +219,13 @@ impl Conversation {
         Step::Close(code, reason)
     }
 
-    fn floods(&mut self, now: Instant) -> bool {
+    fn floods(&mut self, now: Instant, limits: &ClientLimits) -> bool {
         if now.saturating_duration_since(self.window_began) >= FLOOD_WINDOW {
             self.window_began = now;
             self.window_payloads = 0;
         }
         self.window_payloads += 1;
-        self.window_payloads > FLOOD_PAYLOADS_MAX
+        self.window_payloads > limits.payloads_per_minute
     }
 }
 
@@ -220,7 +268,8 @@ mod tests {
     const COMMAND: &[u8] = br#"{"op":4,"d":{"guild_id":"1","channel_id":null}}"#;
 
     fn rules() -> Rules {
-        Rules { token: Token("abc".into()), validate_token: true, shards: 1..3, shard_count: 4 }
+        let limits = ClientLimits::default();
+        Rules { token: Token("abc".into()), validate_token: true, shards: 1..3, shard_count: 4, limits }
     }
 
     fn identified(now: Instant) -> Conversation {
@@ -366,10 +415,42 @@ mod tests {
     fn a_flood_of_anything_is_4008() {
         let now = start();
         let mut client = identified(now);
-        for _ in 1..FLOOD_PAYLOADS_MAX {
+        for _ in 1..rules().limits.payloads_per_minute {
             assert_eq!(client.on_payload(now, HEARTBEAT, &rules()), Step::Ack);
         }
         assert_eq!(code(client.on_payload(now + secs(59), HEARTBEAT, &rules())), 4008);
+    }
+
+    #[test]
+    fn pings_and_pongs_flood_like_payloads_and_are_no_sign_of_life() {
+        let now = start();
+        let mut client = identified(now);
+        let due = client.due();
+        for _ in 1..rules().limits.payloads_per_minute {
+            assert_eq!(client.on_control_frame(now + secs(1), &rules()), Step::Ignore);
+        }
+        assert_eq!(client.due(), due);
+        assert_eq!(code(client.on_control_frame(now + secs(1), &rules())), 4008);
+        assert_eq!(client.on_control_frame(now + secs(1), &rules()), Step::Ignore);
+    }
+
+    #[test]
+    fn guessing_sessions_on_one_connection_ends_it() {
+        let now = start();
+        let mut client = Conversation::new(now);
+        for _ in 0..rules().limits.failed_resumes {
+            assert!(matches!(client.on_payload(now, RESUME, &rules()), Step::Resume(_)));
+            client.on_invalid_session(now);
+        }
+        assert_eq!(code(client.on_payload(now, RESUME, &rules())), 4008);
+        // A session that was had in between begins the count anew, and IDENTIFY is always heard.
+        let mut client = Conversation::new(now);
+        for _ in 0..2 * rules().limits.failed_resumes {
+            client.on_payload(now, RESUME, &rules());
+            client.on_identified(now);
+            client.on_invalid_session(now);
+        }
+        assert!(matches!(client.on_payload(now, IDENTIFY, &rules()), Step::Identify(_)));
     }
 
     #[test]

@@ -73,6 +73,11 @@ impl Heart {
         Some(now.saturating_duration_since(self.measured.take()?))
     }
 
+    /// The connection has shown that it lives, while the ACK may have to wait behind a long replay: the last beat counts as answered.
+    pub fn on_life(&mut self) {
+        self.ack_pending = false;
+    }
+
     /// When to call `on_timeout`.
     pub fn due(&self) -> Instant {
         self.due
@@ -117,6 +122,15 @@ mod tests {
     #[test]
     fn an_unanswered_beat_makes_a_zombie() {
         let mut heart = heart(start());
+        assert_eq!(heart.on_timeout(heart.due()), Beat::Send);
+        assert_eq!(heart.on_timeout(heart.due()), Beat::Zombie);
+    }
+
+    #[test]
+    fn a_sign_of_life_stands_for_the_ack_of_one_beat() {
+        let mut heart = heart(start());
+        heart.on_timeout(heart.due());
+        heart.on_life();
         assert_eq!(heart.on_timeout(heart.due()), Beat::Send);
         assert_eq!(heart.on_timeout(heart.due()), Beat::Zombie);
     }

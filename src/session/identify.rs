@@ -1,6 +1,6 @@
 //! Who may IDENTIFY next: the concurrency buckets and the daily budget, for all shards of the process.
 //!
-//! It only grants turns. Connecting, sending and asking again after a failure are the shard's; persisting the budget and
+//! It only grants turns, and none below the reserve. Connecting, sending and asking again after a failure are the shard's; persisting the budget and
 //! asking Discord for it are the control thread's.
 #![forbid(unsafe_code)]
 
@@ -20,7 +20,23 @@ pub const TURN_HELD_MAX: Duration = Duration::from_secs(60);
 /// How often the budget returns to its total.
 pub const BUDGET_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 
-const COOLING: Duration = IDENTIFY_INTERVAL.saturating_add(IDENTIFY_SLACK);
+/// The part of the total that the default reserve never exceeds, so that a bot with few IDENTIFYs can still start.
+const RESERVE_PART: u32 = 10;
+/// The least default reserve, where that part allows it.
+const RESERVE_MIN: u32 = 10;
+
+/// How many IDENTIFYs of the limit are never spent here, since spending the last one has Discord reset the token: another process
+/// or a person with the same token must find some left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reserve {
+    /// One per shard that is held, so that all can once be identified by other means; at least 10, at most a tenth of the total.
+    ByShards(u32),
+    /// The operator's number; half of the total at most, or nothing would ever be granted.
+    Of(u32),
+}
+
+/// How long a bucket rests after an IDENTIFY.
+pub const COOLING: Duration = IDENTIFY_INTERVAL.saturating_add(IDENTIFY_SLACK);
 /// A `reset_after` beyond this is taken for this: an `Instant` has an end.
 const RESET_AFTER_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
@@ -32,6 +48,9 @@ pub struct IdentifyQueue {
     /// What Discord would still accept, less the turns that are out.
     remaining: u32,
     resets_at: Instant,
+    reserve: Reserve,
+    /// Before this no bucket has cooled: IDENTIFYs of an earlier process.
+    cold_until: Instant,
     waiting: BTreeSet<ShardId>,
     turns: BTreeMap<ShardId, Turn>,
     /// Turns that ran out: their IDENTIFY counts as sent until the shard says otherwise.
@@ -56,6 +75,8 @@ impl IdentifyQueue {
             total: 0,
             remaining: 0,
             resets_at: now,
+            reserve: Reserve::Of(0),
+            cold_until: now,
             waiting: BTreeSet::new(),
             turns: BTreeMap::new(),
             voided: BTreeSet::new(),
@@ -63,6 +84,16 @@ impl IdentifyQueue {
         };
         queue.on_limits(max_concurrency, total, remaining, reset_after, now);
         queue
+    }
+
+    /// Keeps this many back from now on. Without this call nothing is.
+    pub fn set_reserve(&mut self, reserve: Reserve) {
+        self.reserve = reserve;
+    }
+
+    /// No IDENTIFY is to be sent before `at`: an earlier process may have sent one to any bucket.
+    pub fn cool_until(&mut self, at: Instant) {
+        self.cold_until = at;
     }
 
     /// `GET /gateway/bot` was answered. Turns that are out, or ran out without a word, are taken off
@@ -109,12 +140,12 @@ impl IdentifyQueue {
     /// Call until it yields nothing. The lowest shard of a bucket comes first, as Discord asks shards to be started in order.
     pub fn poll(&mut self, now: Instant) -> Option<(ShardId, Instant)> {
         self.settle(now);
-        if self.remaining == 0 {
+        if self.remaining <= self.reserve() {
             return None;
         }
         let held: HashSet<u32> = self.turns.keys().map(|&it| self.bucket(it)).collect();
         let shard = self.waiting.iter().copied().find(|&it| !held.contains(&self.bucket(it)))?;
-        let not_before = self.cool_at(self.bucket(shard)).map_or(now, |cool_at| cool_at.max(now));
+        let not_before = self.cool_at(self.bucket(shard)).map_or(now, |cool_at| cool_at.max(now)).max(self.cold_until);
         self.waiting.remove(&shard);
         self.turns.insert(shard, Turn { void_at: not_before + TURN_HELD_MAX });
         self.remaining -= 1;
@@ -128,9 +159,9 @@ impl IdentifyQueue {
             return None;
         }
         let turn_ends = self.turns.values().map(|it| it.void_at).min();
-        match self.remaining {
-            0 => Some(self.resets_at),
-            _ => turn_ends,
+        match self.remaining <= self.reserve() {
+            true => Some(self.resets_at),
+            false => turn_ends,
         }
     }
 
@@ -144,9 +175,36 @@ impl IdentifyQueue {
         self.waiting.len()
     }
 
-    /// The budget is spent: how long until it returns. Nothing is granted until then.
-    pub fn exhausted(&self, now: Instant) -> Option<Duration> {
-        (self.remaining == 0).then(|| self.resets_at.saturating_duration_since(now)).filter(|it| !it.is_zero())
+    /// Shards that wait for a turn, in their order.
+    pub fn waiting_shards(&self) -> impl Iterator<Item = ShardId> {
+        self.waiting.iter().copied()
+    }
+
+    /// IDENTIFYs that are kept back, with the total of now.
+    pub fn reserve(&self) -> u32 {
+        match self.reserve {
+            Reserve::ByShards(shards) => shards.max(RESERVE_MIN).min(self.total / RESERVE_PART),
+            Reserve::Of(reserve) => reserve.min(self.total / 2),
+        }
+    }
+
+    pub fn total(&self) -> u32 {
+        self.total
+    }
+
+    pub fn max_concurrency(&self) -> u32 {
+        self.max_concurrency
+    }
+
+    /// When the budget returns to its total.
+    pub fn resets_at(&self) -> Instant {
+        self.resets_at
+    }
+
+    /// Only the reserve is left: how long until the budget returns. Nothing is granted until then.
+    pub fn held_back(&self, now: Instant) -> Option<Duration> {
+        let is_held = self.remaining <= self.reserve();
+        is_held.then(|| self.resets_at.saturating_duration_since(now)).filter(|it| !it.is_zero())
     }
 
     fn bucket(&self, shard: ShardId) -> u32 {
@@ -304,10 +362,59 @@ mod tests {
         let mut queue = IdentifyQueue::new(1, 1000, 0, secs(3600), now);
         queue.on_wanted(ShardId(0), now);
         assert_eq!(queue.poll(now), None);
-        assert_eq!(queue.exhausted(now + secs(600)), Some(secs(3000)));
+        assert_eq!(queue.held_back(now + secs(600)), Some(secs(3000)));
         assert_eq!(queue.due(), Some(now + secs(3600)));
         assert_eq!(grants(&mut queue, now + secs(3600)), [0]);
-        assert_eq!((queue.remaining(), queue.exhausted(now + secs(3600))), (999, None));
+        assert_eq!((queue.remaining(), queue.held_back(now + secs(3600))), (999, None));
+    }
+
+    #[test]
+    fn the_reserve_is_not_spent_until_the_budget_returns() {
+        let now = start();
+        let mut queue = IdentifyQueue::new(16, 1000, 12, secs(3600), now);
+        queue.set_reserve(Reserve::Of(10));
+        for shard in 0..5 {
+            queue.on_wanted(ShardId(shard), now);
+        }
+        assert_eq!(grants(&mut queue, now), [0, 1]);
+        assert_eq!(
+            (queue.remaining(), queue.held_back(now), queue.due()),
+            (10, Some(secs(3600)), Some(now + secs(3600)))
+        );
+        assert_eq!(queue.waiting_shards().map(|it| it.0).collect::<Vec<_>>(), [2, 3, 4]);
+        queue.on_returned(ShardId(1), now);
+        assert_eq!(grants(&mut queue, now), [2], "what is given back may be used");
+        assert_eq!(grants(&mut queue, now + secs(3600)), [3, 4]);
+    }
+
+    #[test]
+    fn the_default_reserve_is_one_per_shard_between_ten_and_a_tenth() {
+        let now = start();
+        for (total, shards, reserve) in [(1000, 1, 10), (1000, 50, 50), (1000, 225, 100), (2000, 225, 200), (2, 1, 0)] {
+            let mut queue = IdentifyQueue::new(1, total, total, DAY, now);
+            queue.set_reserve(Reserve::ByShards(shards));
+            assert_eq!(queue.reserve(), reserve, "{shards} shards of {total}");
+        }
+    }
+
+    #[test]
+    fn a_reserve_beyond_all_reason_leaves_half() {
+        let now = start();
+        let mut queue = IdentifyQueue::new(1, 1000, 1000, DAY, now);
+        queue.set_reserve(Reserve::Of(u32::MAX));
+        queue.on_wanted(ShardId(0), now);
+        assert_eq!((queue.reserve(), grants(&mut queue, now).len()), (500, 1));
+    }
+
+    #[test]
+    fn what_an_earlier_process_sent_cools_every_bucket() {
+        let now = start();
+        let mut queue = queue(2, now);
+        queue.cool_until(now + secs(3));
+        queue.on_wanted(ShardId(0), now);
+        queue.on_wanted(ShardId(1), now);
+        assert_eq!(queue.poll(now), Some((ShardId(0), now + secs(3))));
+        assert_eq!(queue.poll(now), Some((ShardId(1), now + secs(3))));
     }
 
     #[test]
@@ -350,7 +457,7 @@ mod tests {
         let mut queue = IdentifyQueue::new(1, 1000, 0, Duration::ZERO, now);
         queue.on_wanted(ShardId(0), now);
         assert_eq!(queue.poll(now + secs(3600)), None);
-        assert_eq!(queue.exhausted(now), Some(DAY));
+        assert_eq!(queue.held_back(now), Some(DAY));
     }
 
     #[test]

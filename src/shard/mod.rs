@@ -15,7 +15,7 @@ mod tally;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::cache::{Cache, CacheFlags, Touch};
+use crate::cache::{Cache, CacheFlags, Shapes, Touch};
 use crate::session::commands::{Commands, Refused};
 use crate::session::payload::{Command, Identify, Resume};
 use crate::session::requests::Route;
@@ -24,7 +24,7 @@ use crate::wire::encode::Encoder;
 use crate::wire::scan::{self, ScanError};
 use crate::wire::{CloseCode, GuildId};
 use log::{Audience, Log};
-use report::ShardReport;
+use report::{ShardReport, Wanted};
 use seat::{Phase, Pumped, Seat, SeatKey};
 use tally::Tally;
 
@@ -105,10 +105,11 @@ pub struct Shard {
 }
 
 impl Shard {
-    pub fn new(settings: ShardSettings, seed: u64, now: Instant) -> Self {
+    /// `shapes` is shared with the other shards of the core.
+    pub fn new(settings: ShardSettings, shapes: Shapes, seed: u64, now: Instant) -> Self {
         Self {
             upstream: Upstream::new(settings.upstream.clone(), seed, now),
-            cache: Cache::new(settings.cache),
+            cache: Cache::new(settings.cache, shapes),
             log: Log::default(),
             commands: Commands::new(&mut fastrand::Rng::with_seed(seed ^ 2), now),
             seats: Vec::new(),
@@ -161,9 +162,14 @@ impl Shard {
         self.upstream.on_closed(now, code);
     }
 
+    /// The upgrade that has just failed asked us to stay away for this long. Call after `on_closed`.
+    pub fn on_retry_after(&mut self, now: Instant, wait: Duration) {
+        self.upstream.on_retry_after(now, wait);
+    }
+
     /// One whole payload of Discord's. On an error the connection is given up and the session resumed from the last good one.
     pub fn on_payload(&mut self, now: Instant, payload: &[u8]) -> Result<(), ScanError> {
-        let envelope = match scan::scan(payload) {
+        let envelope = match scan::scan_text(payload) {
             Ok(envelope) => envelope,
             Err(error) => {
                 self.upstream.on_broken(now);
@@ -471,6 +477,15 @@ impl Shard {
         true
     }
 
+    /// The stored JSON of an object, for the pages: a guild as its GUILD_CREATE would be now. `None` if it is not known here.
+    pub fn find(&self, wanted: Wanted) -> Option<Vec<u8>> {
+        match wanted {
+            Wanted::Guild(id) => self.cache.find_guild(GuildId(id)),
+            Wanted::Channel(id) => self.cache.find_channel(id),
+            Wanted::User(id) => self.cache.find_user(id),
+        }
+    }
+
     pub fn report(&self, now: Instant) -> ShardReport {
         let counts = self.upstream.counts();
         ShardReport {
@@ -481,6 +496,7 @@ impl Shard {
             latencies: self.latencies.clone(),
             events: self.events.list(),
             cache: self.cache.counts(),
+            cache_bytes: self.cache.bytes(),
             cache_errors: self.cache_errors,
             clients: self.seats.iter().filter(|it| it.connected).count(),
             sessions: self.seats.len(),

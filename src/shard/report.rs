@@ -2,10 +2,19 @@
 
 use std::time::Duration;
 
-use crate::cache::CacheCounts;
+use crate::cache::{CacheBytes, CacheCounts};
 
 /// Upper bounds of the buckets of `gateway_shard_latency_histogram`, in seconds.
 pub const LATENCY_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// An object of the cached state, by id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Guild(u64),
+    /// A channel or a thread.
+    Channel(u64),
+    User(u64),
+}
 
 /// Round trips of heartbeats.
 #[derive(Debug, Default, Clone)]
@@ -37,6 +46,7 @@ pub struct ShardReport {
     /// Dispatches received, by event type.
     pub events: Vec<(String, u64)>,
     pub cache: CacheCounts,
+    pub cache_bytes: CacheBytes,
     /// Dispatches that the cache could not read; they were passed on.
     pub cache_errors: u64,
     /// Connected clients; sessions, connected or waiting for RESUME.

@@ -54,7 +54,7 @@ fn message(s: u64, text: &str) -> String {
 
 /// Connected to Discord, before READY.
 fn identifying(now: Instant) -> Shard {
-    let mut shard = Shard::new(settings(0), 1, now);
+    let mut shard = Shard::new(settings(0), Shapes::default(), 1, now);
     connect(&mut shard, now);
     shard
 }
@@ -402,7 +402,8 @@ const KEEP: Duration = Duration::from_secs(600);
 
 /// Two shards; `bytes` for both.
 fn group(now: Instant, bytes: usize) -> Group {
-    let mut shards = vec![Shard::new(settings(0), 1, now), Shard::new(settings(1), 2, now)];
+    let mut shards =
+        vec![Shard::new(settings(0), Shapes::default(), 1, now), Shard::new(settings(1), Shapes::default(), 2, now)];
     for shard in &mut shards {
         connect(shard, now);
         say(shard, now, &ready(&[]));

@@ -79,8 +79,8 @@ pub enum HttpError {
     HeadTooLarge { limit: usize },
     /// Nothing is wrong with it, but nobody new is served now.
     Unavailable { retry_after_s: u32 },
-    /// The answer to our own upgrade was this status.
-    Status(u16),
+    /// The answer to our own upgrade was this status; `retry_after_s` where its `Retry-After` gives seconds.
+    Status { status: u16, retry_after_s: Option<u32> },
     /// The answer to our own upgrade was no answer to our key.
     WrongAccept,
 }
@@ -101,7 +101,7 @@ impl HttpError {
             }
             Self::HeadTooLarge { .. } => ("431 Request Header Fields Too Large", ""),
             // They speak of Discord's answer, and no client hears of it.
-            Self::Status(_) | Self::WrongAccept => ("502 Bad Gateway", ""),
+            Self::Status { .. } | Self::WrongAccept => ("502 Bad Gateway", ""),
         };
         let connection = if header.contains("Connection") { "" } else { "Connection: close\r\n" };
         let body = format!("{self}\n");
@@ -121,7 +121,10 @@ impl fmt::Display for HttpError {
             Self::UpgradeRequired => f.write_str("this port speaks WebSocket version 13"),
             Self::HeadTooLarge { limit } => write!(f, "head of more than {limit} bytes or {HEADERS_MAX} headers"),
             Self::Unavailable { .. } => f.write_str("no new connections now; try again"),
-            Self::Status(status) => write!(f, "upgrade answered with HTTP status {status}"),
+            Self::Status { status, retry_after_s: None } => write!(f, "upgrade answered with HTTP status {status}"),
+            Self::Status { status, retry_after_s: Some(seconds) } => {
+                write!(f, "upgrade answered with HTTP status {status}, Retry-After {seconds} s")
+            }
             Self::WrongAccept => f.write_str("upgrade answered with a wrong Sec-WebSocket-Accept"),
         }
     }
@@ -207,7 +210,11 @@ pub fn parse_upgrade_response(bytes: &[u8], nonce: [u8; 16]) -> Result<Option<us
 
     match head.code {
         Some(101) => {}
-        status => return Err(HttpError::Status(status.unwrap_or_default())),
+        status => {
+            let status = status.unwrap_or_default();
+            let retry_after_s = headers.one("retry-after").and_then(|it| str::from_utf8(it).ok()?.parse().ok());
+            return Err(HttpError::Status { status, retry_after_s });
+        }
     }
     if !(headers.has_token("upgrade", "websocket") && headers.has_token("connection", "upgrade")) {
         return Err(HttpError::Malformed("101 without an upgrade to websocket"));

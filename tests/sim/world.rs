@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use shardgate::cache::CacheFlags;
+use shardgate::cache::{CacheFlags, Shapes};
 use shardgate::session::identify::IdentifyQueue;
 use shardgate::session::payload::{self, ClientPayload, Identify, Resume, Token};
 use shardgate::session::upstream::{Status, UpstreamSettings};
@@ -122,7 +122,7 @@ impl World {
             cache: CacheFlags::default(),
             externally_accessible_url: "ws://localhost:7878".to_owned(),
         };
-        let shards = (0..2).map(|it| Shard::new(settings(it), rng.u64(..), origin)).collect();
+        let shards = (0..2).map(|it| Shard::new(settings(it), Shapes::default(), rng.u64(..), origin)).collect();
         let mut group = Group::new(shards, budget);
         let mut world = Self {
             chatty,

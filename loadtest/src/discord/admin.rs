@@ -1,9 +1,14 @@
 //! `/fake/...`: faults and events on demand, and what was seen. For tests and for trying things by hand.
 //!
 //! `POST drop?shard=N|all&events=M` cuts TCP, then M events happen on each of them; `op7`, `op1`,
-//! `op9?resumable=true`, `close?code=C`, `stall?ms=T`, `burst?events=M` take the same `shard`.
-//! `rate?events_per_s=R`, `hello_op7?count=N`, `refuse?count=N`, `rest?status=S&count=N&retry_after=T`;
-//! `emit?shard=N` with a body `{"t":"NAME","d":...}`. `GET stats` shows everything.
+//! `op9?resumable=true`, `close?code=C`, `stall?ms=T`, `burst?events=M` take the same `shard`, and so do
+//! `half_open` (Discord has forgotten the connection, no FIN and no RST says so), `trickle` (bytes go out one by one), `fragment`
+//! (messages in fragments), `garbage` (a message that cannot be inflated, or is no JSON), `say` (the body as one payload, whatever
+//! it is; `~` becomes a byte that is not UTF-8), `skip?by=N` (numbers that are never sent), all for the connections of this moment.
+//! `rate?events_per_s=R`, `hello_op7?count=N`, `refuse?count=N&status=S&retry_after=T`, `rest?status=S&count=N&retry_after=T` (0 for
+//! none), `lost_acks?count=N`, `gateway_url` with the URL as body (empty: its own);
+//! `live?events=N` lets events happen that change guilds, `replace` changes every object of every guild once; both go on until
+//! `life_left` of the statistics is 0. `emit?shard=N` with a body `{"t":"NAME","d":...}`. `GET stats` shows everything.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,7 +18,7 @@ use serde_json::json;
 
 use super::connection::Connection;
 use super::session::Entry;
-use super::{Discord, RECONNECT_NS, RestFault, Shared};
+use super::{Discord, Life, RECONNECT_NS, RestFault, Shared};
 use crate::clock::now_ns;
 use crate::http::{Message, json_answer, query_value};
 
@@ -106,15 +111,47 @@ impl Discord {
             "burst" => self.burst_each(shard, query.number("events", 100)?),
             "rate" => self.events_per_s = query.number("events_per_s", 0.0)?,
             "hello_op7" => self.faults.hello_op7 = query.number("count", 1)?,
-            "refuse" => self.faults.refuse_upgrade = query.number("count", 1)?,
+            "refuse" => {
+                self.faults.refuse_upgrade = query.number("count", 1)?;
+                self.faults.refuse_status = query.number("status", 503)?;
+                self.faults.refuse_retry_after_s = Some(query.number("retry_after", 0)?).filter(|it| *it > 0);
+            }
+            "half_open" => {
+                for connection in &touched {
+                    connection.link.set_corked(true);
+                    self.detach(connection, now_ns);
+                    // No closing handshake and no late heartbeat is expected of the dead.
+                    connection.heartbeat_ns.set(u64::MAX / 2);
+                }
+            }
+            "trickle" => touched.iter().for_each(|it| it.link.set_trickling()),
+            "fragment" => touched.iter().for_each(|it| it.is_fragmenting.set(true)),
+            "garbage" => touched.iter().for_each(|it| it.send_garbage()),
+            "say" => {
+                let payload: Vec<u8> = body.iter().map(|byte| if *byte == b'~' { 0xFF } else { *byte }).collect();
+                touched.iter().for_each(|it| it.send(&payload));
+            }
+            "skip" => {
+                let numbers = query.number("by", 1)?;
+                for shard in self.each_shard(shard) {
+                    (0..numbers).for_each(|_| self.dispatch(shard, Entry::Hole, &mut Vec::new()));
+                }
+            }
+            "lost_acks" => self.faults.lost_acks = query.number("count", 1)?,
+            "gateway_url" => {
+                let url = std::str::from_utf8(body).map_err(|it| it.to_string())?;
+                self.faults.gateway_url = Some(url.to_owned()).filter(|it| !it.is_empty());
+            }
             "rest" => {
                 self.faults.rest = Some(RestFault {
                     status: query.number("status", 500)?,
                     count: query.number("count", 1)?,
-                    retry_after_s: query.number("retry_after", 1.0)?,
+                    retry_after_s: query.number("retry_after", 0.0)?,
                 });
             }
             "emit" => self.emit(shard, body)?,
+            "live" => self.life_left.push_back(Life::Events { shard, left: query.number("events", 1000)? }),
+            "replace" => self.life_left.push_back(Life::Replace { next: 0 }),
             _ => return Err(format!("there is no /fake/{what}")),
         }
         Ok(Done { touched, corked_ms: None })
@@ -174,6 +211,9 @@ impl Discord {
         let mut stats = serde_json::to_value(&self.stats).expect("maps have string or number keys");
         stats["shards"] = shards.into();
         stats["identify_remaining"] = self.gate.remaining().into();
+        stats["changes"] = self.changes.into();
+        stats["life_left"] = self.life_left.len().into();
+        stats["answers_left"] = self.answers.len().into();
         stats["connections"] = self.connections.len().into();
         stats.to_string()
     }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Discord;
 use super::conversation::Refusal;
-use super::session::Entry;
+use super::session::{Chunk, Entry};
 use super::template::push_number;
 use super::world::{BOT_ID, separated};
 use crate::clock::SECOND_NS;
@@ -17,8 +17,6 @@ const CHUNK_MEMBERS: usize = 1000;
 const USER_IDS_MAX: usize = 100;
 const LIMIT_MAX: u64 = 100;
 const NONCE_BYTES_MAX: usize = 32;
-/// One request for all members of a guild per this time.
-const ALL_MEMBERS_NS: u64 = 30 * SECOND_NS;
 
 impl Discord {
     pub(super) fn on_command(
@@ -87,46 +85,54 @@ impl Discord {
                 if all && self.is_chunked_again(shard, guild, now_ns, nonce.as_deref(), session_id) {
                     return Ok(());
                 }
-                let limit = if all { u64::MAX } else { limit };
-                let count = self.world.member_count(index);
-                let named = (0..count).filter(|it| format!("member_{it}").starts_with(query.as_str()));
-                (named.take(limit as usize).collect(), Vec::new())
+                let members = self.world.members(shard, index);
+                let is_named = |it: &u32| query.is_empty() || format!("member_{it}").starts_with(query.as_str());
+                let limit = if all { usize::MAX } else { limit as usize };
+                (members.into_iter().filter(is_named).take(limit).collect(), Vec::new())
             }
             _ => return Err((4001, "op 8 without query and user_ids")),
         };
         let chunks: Vec<&[u32]> = if members.is_empty() { vec![&[]] } else { members.chunks(CHUNK_MEMBERS).collect() };
         let count = chunks.len();
-        let texts: Vec<String> = (0..count)
-            .map(|at| {
-                let not_found = if at == 0 { &not_found[..] } else { &[] };
-                self.chunk(
-                    shard,
-                    (guild, index),
-                    chunks[at],
-                    (at, count),
-                    not_found,
-                    d["presences"] == true,
-                    nonce.as_deref(),
-                )
-            })
-            .collect();
-        for text in texts {
-            self.answer(shard, session_id, "GUILD_MEMBERS_CHUNK", text);
+        for (at, members) in chunks.into_iter().enumerate() {
+            let chunk = Chunk {
+                guild_index: index,
+                members: members.to_vec(),
+                not_found: if at == 0 { not_found.clone() } else { Vec::new() },
+                index: at,
+                count,
+                presences: d["presences"] == true,
+                nonce: nonce.clone(),
+            };
+            self.answers.push_back((shard, session_id.to_owned(), Entry::Chunk(Rc::new(chunk))));
         }
+        self.send_answers();
         Ok(())
+    }
+
+    /// Sends what was asked for, as fast as it is taken.
+    pub(super) fn send_answers(&mut self) {
+        while let Some((shard, session_id, _)) = self.answers.front() {
+            if self.is_behind(*shard, session_id) {
+                return;
+            }
+            let Some((shard, session_id, entry)) = self.answers.pop_front() else { return };
+            self.dispatch_to(shard, &session_id, entry);
+        }
     }
 
     /// Answers RATE_LIMITED when all members of `guild` were asked for a short time ago.
     fn is_chunked_again(&mut self, shard: u32, guild: u64, now_ns: u64, nonce: Option<&str>, session_id: &str) -> bool {
+        let interval_ns = self.options.members_interval_ns;
         let chunked_ns = &mut self.shards[shard as usize].chunked_ns;
         let since_ns = chunked_ns.get(&guild).map_or(u64::MAX, |it| now_ns - it);
-        if since_ns >= ALL_MEMBERS_NS {
+        if since_ns >= interval_ns {
             chunked_ns.insert(guild, now_ns);
             return false;
         }
         self.stats.rate_limited += 1;
         let nonce = nonce.map_or(String::new(), |it| format!(",\"nonce\":{it}"));
-        let retry_after = (ALL_MEMBERS_NS - since_ns) as f64 / SECOND_NS as f64;
+        let retry_after = (interval_ns - since_ns) as f64 / SECOND_NS as f64;
         let d =
             format!("{{\"retry_after\":{retry_after:.3},\"opcode\":8,\"meta\":{{\"guild_id\":\"{guild}\"{nonce}}}}}");
         self.answer(shard, session_id, "RATE_LIMITED", d);
@@ -145,38 +151,32 @@ impl Discord {
         (members, not_found)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one for each key of the event")]
-    fn chunk(
-        &self,
-        shard: u32,
-        (guild, index): (u64, u32),
-        members: &[u32],
-        (chunk_index, chunk_count): (usize, usize),
-        not_found: &[String],
-        presences: bool,
-        nonce: Option<&str>,
-    ) -> String {
-        let mut out = Vec::new();
-        if presences {
+    /// Appends the `d` of a GUILD_MEMBERS_CHUNK.
+    pub(super) fn render_chunk(&self, shard: u32, chunk: &Chunk, out: &mut Vec<u8>) {
+        let index = chunk.guild_index;
+        let state = self.world.state(shard, index);
+        // Who has left since the question was asked is no member any more.
+        let members = || chunk.members.iter().copied().filter(|it| state.people[*it as usize].is_in);
+        if chunk.presences {
             out.extend_from_slice(b"{\"presences\":[");
-            let listed = members.iter().copied().filter(|it| it % 3 == 1);
-            separated(&mut out, listed, |it, out| self.world.presence(shard, index, it, out));
+            let online = members().filter(|it| state.people[*it as usize].presence > 0);
+            separated(out, online, |it, out| self.world.presence_of(shard, index, &state, it, out));
             out.extend_from_slice(b"],");
         } else {
             out.push(b'{');
         }
-        if !not_found.is_empty() {
-            out.extend_from_slice(format!("\"not_found\":[{}],", not_found.join(",")).as_bytes());
+        if !chunk.not_found.is_empty() {
+            out.extend_from_slice(format!("\"not_found\":[{}],", chunk.not_found.join(",")).as_bytes());
         }
-        if let Some(nonce) = nonce {
+        if let Some(nonce) = &chunk.nonce {
             out.extend_from_slice(format!("\"nonce\":{nonce},").as_bytes());
         }
         out.extend_from_slice(b"\"members\":[");
-        separated(&mut out, members.iter().copied(), |it, out| self.world.member(shard, index, it, out));
+        separated(out, members(), |it, out| self.world.member_of(shard, index, &state, it, out));
         out.extend_from_slice(b"],\"guild_id\":\"");
-        push_number(&mut out, guild);
-        out.extend_from_slice(format!("\",\"chunk_index\":{chunk_index},\"chunk_count\":{chunk_count}}}").as_bytes());
-        String::from_utf8(out).expect("templates and JSON strings are UTF-8")
+        push_number(out, self.world.guild_id(shard, index));
+        let (at, count) = (chunk.index, chunk.count);
+        out.extend_from_slice(format!("\",\"chunk_index\":{at},\"chunk_count\":{count}}}").as_bytes());
     }
 
     fn on_request_sounds(&mut self, shard: u32, session_id: &str, d: &Value) -> Result<(), Refusal> {

@@ -30,6 +30,8 @@ pub struct Connection {
     pub heartbeat_ns: Cell<u64>,
     /// A server op 1 was sent and no heartbeat has come since: when.
     pub asked_ns: Cell<Option<u64>>,
+    /// Every message goes out in fragments, with a ping between them.
+    pub is_fragmenting: Cell<bool>,
     is_closing: Cell<bool>,
 }
 
@@ -46,6 +48,7 @@ impl Connection {
             session: RefCell::default(),
             heartbeat_ns: Cell::new(now_ns),
             asked_ns: Cell::new(None),
+            is_fragmenting: Cell::new(false),
             is_closing: Cell::new(false),
         }
     }
@@ -55,14 +58,29 @@ impl Connection {
         if self.is_closing.get() {
             return;
         }
-        let mut queued = self.queued.borrow_mut();
         if self.compression == Compression::None {
-            return ws::push_frame(&mut queued, ws::TEXT, payload, None);
+            return self.push_message(ws::TEXT, payload);
         }
         let mut scratch = self.scratch.borrow_mut();
         scratch.clear();
         self.encoder.borrow_mut().encode(payload, &mut scratch);
-        ws::push_frame(&mut queued, ws::BINARY, &scratch, None);
+        self.push_message(ws::BINARY, &scratch);
+    }
+
+    fn push_message(&self, opcode: u8, message: &[u8]) {
+        let mut queued = self.queued.borrow_mut();
+        match self.is_fragmenting.get() {
+            true => ws::push_fragments(&mut queued, opcode, message),
+            false => ws::push_frame(&mut queued, opcode, message, None),
+        }
+    }
+
+    /// A message that cannot be inflated where the connection is compressed, and is no JSON where it is not. What was queued before
+    /// goes out first.
+    pub fn send_garbage(&self) {
+        let opcode = if self.compression == Compression::None { ws::TEXT } else { ws::BINARY };
+        self.push_message(opcode, &[0xA5; 300]);
+        self.flush();
     }
 
     /// Sends what is queued, in one go.
@@ -75,6 +93,11 @@ impl Connection {
         if queued.capacity() > 1 << 20 {
             *queued = Vec::new();
         }
+    }
+
+    /// Bytes that the client has not taken yet.
+    pub fn backlog(&self) -> usize {
+        self.queued.borrow().len() + self.link.pending_len()
     }
 
     /// One payload, now.

@@ -11,6 +11,7 @@ use super::Discord;
 use super::connection::Connection;
 use super::identify::Verdict;
 use super::session::{CannotResume, Entry, Session};
+use super::state::Standing;
 use crate::clock::MILLI_NS;
 
 /// Longest payload that a client may send.
@@ -69,6 +70,10 @@ impl Discord {
                 }
             }
         }
+        if self.faults.lost_acks > 0 {
+            self.faults.lost_acks -= 1;
+            return Ok(());
+        }
         connection.send(b"{\"t\":null,\"s\":null,\"op\":11,\"d\":null}");
         Ok(())
     }
@@ -125,11 +130,14 @@ impl Discord {
         let id = format!("{shard:08x}{:08x}{:016x}", self.rng.u32(..), self.rng.u64(..));
         connection.session.replace(Some((shard, id.clone())));
         let mut session = Session::new(id.clone(), self.options.replay_events, connection.clone());
-        let stream = (0..self.options.size.guilds).map(|index| {
-            if self.world.is_in_outage(shard, index) { Entry::Outage(index) } else { Entry::Guild(index) }
+        let stream = (0..self.options.size.guilds).filter_map(|index| match self.world.standing(shard, index) {
+            Standing::Available => Some(Entry::Guild(index)),
+            Standing::Outage => Some(Entry::Outage(index)),
+            Standing::Left => None,
         });
         let entries: Vec<Entry> = std::iter::once(Entry::Ready).chain(stream).collect();
         let numbered: Vec<_> = entries.into_iter().map(|it| (session.append(it.clone()), it)).collect();
+        session.shown = (session.last_seq, self.changes);
         state.sessions.push(session);
         for (seq, entry) in numbered {
             self.push(connection, shard, &id, seq, &entry);
@@ -145,11 +153,18 @@ impl Discord {
         let seq = d["seq"].as_u64().ok_or((4002, "RESUME has no seq"))?;
         let id = d["session_id"].as_str().unwrap_or("").to_owned();
         let shard = id.get(..8).and_then(|it| u32::from_str_radix(it, 16).ok()).unwrap_or(u32::MAX);
+        let changes = self.changes;
         let Some(session) = self.session_mut(shard, &id) else {
             self.invalidate(connection, "RESUME of an unknown session");
             return Ok(());
         };
+        let (shown_seq, shown_changes) = session.shown;
         let replay = match session.after(seq) {
+            // The guilds would be rendered as they are now, and then change again by events they have had.
+            Ok(_) if seq < shown_seq && shown_changes != changes => Err(CannotResume::TooOld),
+            other => other,
+        };
+        let replay = match replay {
             Ok(replay) => replay,
             Err(error) => {
                 self.shards[shard as usize].sessions.retain(|it| it.id != id);

@@ -21,7 +21,10 @@ pub async fn run(discord: Shared, link: Link, request: &Message, bytes: Vec<u8>)
         return Ok(());
     };
     if refuses(&discord) {
-        link.send(&json_answer(503, "", "{}"));
+        let discord = discord.borrow();
+        let faults = &discord.faults;
+        let retry_after = faults.refuse_retry_after_s.map(|it| format!("Retry-After: {it}\r\n")).unwrap_or_default();
+        link.send(&json_answer(faults.refuse_status, &retry_after, "{}"));
         return Ok(());
     }
     let accept = ws::accept_key(key);

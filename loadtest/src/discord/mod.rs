@@ -9,29 +9,33 @@ mod connection;
 mod conversation;
 mod gateway;
 mod identify;
+mod life;
 pub mod options;
+mod parts;
 mod rest;
 mod serve;
 mod session;
+mod state;
 mod stats;
 mod template;
 mod traffic;
 pub mod world;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use fastrand::Rng;
 
 use self::connection::Connection;
 use self::identify::IdentifyGate;
+use self::life::Told;
 use self::options::Options;
 use self::session::{Entry, Session};
 use self::stats::Stats;
 use self::template::push_number;
 use self::traffic::Traffic;
-use self::world::World;
+use self::world::{Size, World};
 use crate::clock::SECOND_NS;
 
 pub use self::serve::{Address, command, serve};
@@ -41,6 +45,10 @@ const TICK_EVENTS_MAX: f64 = 20_000.0;
 /// One event in this many begins a burst on its shard.
 const BURST_EVERY: u32 = 400;
 const BURST_EVENTS: std::ops::Range<u32> = 8..32;
+/// Changes of guilds in one tick: a millisecond's worth.
+const TICK_CHANGES_MAX: u32 = 500;
+/// No more is sent to a connection of its own accord while this many bytes wait for it.
+const BEHIND_BYTES: usize = 1 << 20;
 /// A connection that was told to close and does not is cut after this.
 const CLOSE_NS: u64 = 2 * SECOND_NS;
 /// A client that was sent op 7 and stays is closed after this.
@@ -63,7 +71,14 @@ struct Shard {
 struct Faults {
     hello_op7: u32,
     refuse_upgrade: u32,
+    /// How upgrades are refused.
+    refuse_status: u16,
+    refuse_retry_after_s: Option<u32>,
     rest: Option<RestFault>,
+    /// Heartbeats that are not acknowledged.
+    lost_acks: u32,
+    /// What `/gateway/bot` says in place of the gateway's own URL.
+    gateway_url: Option<String>,
 }
 
 #[derive(Clone, Copy)]
@@ -91,6 +106,25 @@ pub struct Discord {
     ticked_ns: u64,
     burst: (u32, u32),
     scratch: Vec<u8>,
+    /// Answers that wait until who asked has taken the ones before: shard, session id, entry.
+    answers: VecDeque<(u32, String, Entry)>,
+    /// Events that have changed a guild so far, and what draws them.
+    changes: u64,
+    life_rng: Rng,
+    /// What `/fake/live` and `/fake/replace` ordered and has not happened yet.
+    life_left: VecDeque<Life>,
+}
+
+/// Changes of the guilds that were ordered; a shard of `None` is all of them, in turn or by chance.
+enum Life {
+    Events {
+        shard: Option<u32>,
+        left: u64,
+    },
+    /// Every object of every guild from this one on, counted over all shards.
+    Replace {
+        next: u32,
+    },
 }
 
 impl Discord {
@@ -111,6 +145,10 @@ impl Discord {
             ticked_ns: 0,
             burst: (0, 0),
             scratch: Vec::new(),
+            answers: VecDeque::new(),
+            changes: 0,
+            life_rng: Rng::with_seed(options.seed ^ 0x11FE),
+            life_left: VecDeque::new(),
             world,
             options,
         }
@@ -119,6 +157,8 @@ impl Discord {
     /// Sends the traffic that is due. Call about once per millisecond.
     fn on_tick(&mut self, now_ns: u64) {
         let passed_ns = now_ns.saturating_sub(std::mem::replace(&mut self.ticked_ns, now_ns));
+        self.send_answers();
+        self.live_on();
         if passed_ns == now_ns {
             return;
         }
@@ -157,6 +197,48 @@ impl Discord {
         self.dispatch(shard, Entry::Traffic(event), touched);
     }
 
+    /// Lets some of the ordered changes happen, as fast as everybody takes them.
+    fn live_on(&mut self) {
+        let mut touched = Vec::new();
+        for _ in 0..TICK_CHANGES_MAX {
+            if self.life_left.is_empty() || self.connections.values().any(|it| it.backlog() > BEHIND_BYTES) {
+                break;
+            }
+            for (shard, (name, d)) in self.next_changes() {
+                self.changes += 1;
+                self.dispatch(shard, Entry::Raw(Rc::new((name.to_owned(), d))), &mut touched);
+            }
+        }
+        touched.iter().for_each(|it: &Rc<Connection>| it.flush());
+    }
+
+    /// The changes of one step of what was ordered first.
+    fn next_changes(&mut self) -> Vec<(u32, Told)> {
+        let Size { shards, guilds, .. } = self.options.size;
+        match self.life_left.front_mut() {
+            Some(Life::Events { shard, left }) if *left > 0 => {
+                *left -= 1;
+                let shard = shard.unwrap_or_else(|| self.life_rng.u32(..shards));
+                self.world.live(shard, &mut self.life_rng).map(|it| (shard, it)).into_iter().collect()
+            }
+            Some(Life::Replace { next }) if *next < shards * guilds => {
+                let (shard, index) = (*next % shards, *next / shards);
+                *next += 1;
+                self.world.replace(shard, index, &mut self.life_rng).into_iter().map(|it| (shard, it)).collect()
+            }
+            _ => {
+                self.life_left.pop_front();
+                Vec::new()
+            }
+        }
+    }
+
+    /// Whether a session's connection has enough to take already.
+    fn is_behind(&self, shard: u32, session_id: &str) -> bool {
+        let session = self.shards[shard as usize].sessions.iter().find(|it| it.id == session_id);
+        session.and_then(|it| it.connection.as_ref()).is_some_and(|it| it.backlog() > BEHIND_BYTES)
+    }
+
     /// `events` events on one shard, as fast as they can be made.
     fn burst(&mut self, shard: u32, events: u32) {
         let mut touched = Vec::new();
@@ -192,6 +274,9 @@ impl Discord {
 
     /// Renders a dispatch and queues it on `connection`.
     fn push(&mut self, connection: &Connection, shard: u32, session_id: &str, seq: u64, entry: &Entry) {
+        if matches!(entry, Entry::Hole) {
+            return;
+        }
         let mut out = std::mem::take(&mut self.scratch);
         out.clear();
         let name = match entry {
@@ -199,8 +284,10 @@ impl Discord {
             Entry::Guild(_) => "GUILD_CREATE",
             Entry::Outage(_) => "GUILD_DELETE",
             Entry::Traffic(event) => self.traffic.name(event),
+            Entry::Chunk(_) => "GUILD_MEMBERS_CHUNK",
             Entry::Raw(raw) => &raw.0,
             Entry::Resumed => "RESUMED",
+            Entry::Hole => unreachable!("it was left out above"),
         };
         out.extend_from_slice(b"{\"t\":\"");
         out.extend_from_slice(name.as_bytes());
@@ -215,7 +302,9 @@ impl Discord {
                 out.extend_from_slice(format!("{{\"unavailable\":true,\"id\":\"{id}\"}}").as_bytes());
             }
             Entry::Traffic(event) => self.traffic.render(&self.world, shard, event, &mut out),
+            Entry::Chunk(chunk) => self.render_chunk(shard, chunk, &mut out),
             Entry::Raw(raw) => out.extend_from_slice(raw.1.as_bytes()),
+            Entry::Hole => {}
             Entry::Resumed => out.extend_from_slice(b"{\"_trace\":[\"[\\\"gateway-fake\\\",{\\\"micros\\\":1}]\"]}"),
         }
         out.push(b'}');

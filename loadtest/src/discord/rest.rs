@@ -5,6 +5,8 @@ use crate::http::{Message, json_answer};
 
 /// Answers one request. The API version in the path is not looked at.
 pub fn answer(discord: &mut Discord, request: &Message, gateway_url: &str) -> Vec<u8> {
+    let other_url = discord.faults.gateway_url.clone();
+    let gateway_url = other_url.as_deref().unwrap_or(gateway_url);
     let (path, _) = request.target();
     *discord.stats.rest.entry(path.to_owned()).or_default() += 1;
     if let Some(fault) = &mut discord.faults.rest {
@@ -13,7 +15,7 @@ pub fn answer(discord: &mut Discord, request: &Message, gateway_url: &str) -> Ve
         if fault.count == 0 {
             discord.faults.rest = None;
         }
-        let extra = if status == 429 { format!("Retry-After: {}\r\n", retry_after.ceil()) } else { String::new() };
+        let extra = if retry_after > 0.0 { format!("Retry-After: {}\r\n", retry_after.ceil()) } else { String::new() };
         let body = format!("{{\"message\":\"as asked\",\"retry_after\":{retry_after},\"global\":false}}");
         return json_answer(status, &extra, &body);
     }

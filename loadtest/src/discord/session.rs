@@ -15,8 +15,12 @@ pub enum Entry {
     /// GUILD_DELETE of a guild in an outage.
     Outage(u32),
     Traffic(Event),
+    /// A GUILD_MEMBERS_CHUNK, rendered when it is sent: all members of a large guild are hundreds of MB.
+    Chunk(Rc<Chunk>),
     /// Event name and `d`, as they are.
     Raw(Rc<(String, String)>),
+    /// A number that is never sent.
+    Hole,
     Resumed,
 }
 
@@ -38,11 +42,28 @@ pub struct Session {
     pub connection: Option<Rc<Connection>>,
     /// Since when there is no connection.
     pub gone_ns: u64,
+    /// The number of the last dispatch that showed a guild whole at the start, and how much had changed by then.
+    pub shown: (u64, u64),
+}
+
+/// A part of the answer to a request for members.
+#[derive(Debug)]
+pub struct Chunk {
+    pub guild_index: u32,
+    /// Member numbers.
+    pub members: Vec<u32>,
+    /// Ids as they were asked for, in quotes or not.
+    pub not_found: Vec<String>,
+    pub index: usize,
+    pub count: usize,
+    pub presences: bool,
+    /// A JSON string.
+    pub nonce: Option<String>,
 }
 
 impl Session {
     pub fn new(id: String, log_max: usize, connection: Rc<Connection>) -> Self {
-        Self { id, last_seq: 0, log: VecDeque::new(), log_max, connection: Some(connection), gone_ns: 0 }
+        Self { id, last_seq: 0, log: VecDeque::new(), log_max, connection: Some(connection), gone_ns: 0, shown: (0, 0) }
     }
 
     /// Logs a dispatch and gives it its sequence number.
@@ -71,8 +92,15 @@ mod tests {
     use super::*;
 
     fn session(appended: u64) -> Session {
-        let mut session =
-            Session { id: String::new(), last_seq: 0, log: VecDeque::new(), log_max: 4, connection: None, gone_ns: 0 };
+        let mut session = Session {
+            id: String::new(),
+            last_seq: 0,
+            log: VecDeque::new(),
+            log_max: 4,
+            connection: None,
+            gone_ns: 0,
+            shown: (0, 0),
+        };
         for index in 1..=appended {
             assert_eq!(session.append(Entry::Guild(index as u32)), index);
         }

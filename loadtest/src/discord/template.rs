@@ -9,6 +9,8 @@ use std::io::Write as _;
 const NAMES: [&str; 8] =
     ["Ada", "Zoë 🦊", "山田太郎", "\\\"quoted\\\"", "back\\\\slash\\\\", "tab\\tbed", "{\\\"s\\\":3}", "\\u0394elta"];
 
+const STATUSES: [&str; 3] = ["dnd", "online", "idle"];
+
 /// What the holes of one payload are filled from.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Scene {
@@ -30,6 +32,10 @@ pub struct Scene {
     pub sent_ns: u64,
     /// `x`: sixteen hex digits.
     pub salt: u64,
+    /// `p`: the id of the channel that a thread lies in.
+    pub parent: u64,
+    /// How often the object has changed; what `rev`, `nick`, `status`, `odd` and `v+N` come from.
+    pub version: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +52,17 @@ enum Hole {
     Hex,
     Time,
     Unix,
+    Parent,
+    /// Nothing for an object that never changed, else `_` and its version.
+    Rev,
+    /// `null` for a member that never changed, else a string.
+    Nick,
+    /// A presence's status, as it stands inside a string.
+    Status,
+    /// `true` at odd versions.
+    Odd,
+    /// This number plus the version.
+    Version(u64),
     /// Filled by the caller, by position in `slots`.
     Slot(usize),
 }
@@ -96,6 +113,21 @@ impl Template {
                 Hole::Hex => push_hex(out, scene.salt),
                 Hole::Time => push_time(out, scene.counter),
                 Hole::Unix => push_number(out, 1_790_000_000 + scene.counter),
+                Hole::Parent => push_number(out, scene.parent),
+                Hole::Rev if scene.version == 0 => {}
+                Hole::Rev => {
+                    out.push(b'_');
+                    push_number(out, scene.version.into());
+                }
+                Hole::Nick if scene.version == 0 => out.extend_from_slice(b"null"),
+                Hole::Nick => {
+                    out.extend_from_slice(b"\"nick ");
+                    push_number(out, scene.version.into());
+                    out.extend_from_slice(b" \\\"q\\\"\"");
+                }
+                Hole::Status => out.extend_from_slice(STATUSES[scene.version as usize % STATUSES.len()].as_bytes()),
+                Hole::Odd => out.extend_from_slice(if scene.version % 2 == 1 { b"true" } else { b"false" }),
+                Hole::Version(base) => push_number(out, base + u64::from(scene.version)),
                 Hole::Slot(position) => slot(*position, out),
             }
         }
@@ -120,15 +152,21 @@ fn hole(name: &str, slots: &[&str]) -> Hole {
         "x" => Hole::Hex,
         "time" => Hole::Time,
         "unix" => Hole::Unix,
-        _ => match name.strip_prefix("g+").map(str::parse) {
-            Some(Ok(offset)) => Hole::Guild(offset),
+        "p" => Hole::Parent,
+        "rev" => Hole::Rev,
+        "nick" => Hole::Nick,
+        "status" => Hole::Status,
+        "odd" => Hole::Odd,
+        _ => match name.split_once('+').map(|(name, number)| (name, number.parse())) {
+            Some(("g", Ok(offset))) => Hole::Guild(offset),
+            Some(("v", Ok(base))) => Hole::Version(base),
             _ => panic!("no hole is named {name}"),
         },
     }
 }
 
 /// Replaces `@{>name}` and removes the white space between tokens.
-fn include(text: &str, includes: &HashMap<&str, String>) -> String {
+pub fn include(text: &str, includes: &HashMap<&str, String>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("@{>") {

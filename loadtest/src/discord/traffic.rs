@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn every_event_is_valid_json_with_its_mark_first() {
-        let world = World::new(Size { shards: 4, guilds: 3, members: 20, outage_every: 0 });
+        let world = World::new(Size { shards: 4, guilds: 3, members: 20, outage_every: 0, ..Size::default() });
         let traffic = Traffic::new(&world);
         let mut rng = Rng::with_seed(1);
         let (mut bytes, mut seen) = (0, std::collections::HashSet::new());
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_replayed_event_has_the_same_bytes() {
-        let world = World::new(Size { shards: 1, guilds: 3, members: 20, outage_every: 0 });
+        let world = World::new(Size { shards: 1, guilds: 3, members: 20, outage_every: 0, ..Size::default() });
         let traffic = Traffic::new(&world);
         let event = traffic.pick(&world, 0, 1, 2, &mut Rng::with_seed(3));
         let (mut first, mut second) = (Vec::new(), Vec::new());

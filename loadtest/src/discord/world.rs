@@ -1,22 +1,31 @@
-//! The guilds that the fake Discord has: ids by formula and objects by template, so that no guild costs memory.
+//! The guilds that the fake Discord has: ids by formula and objects by template, so that no guild costs memory until it changes.
 //!
-//! What is here never changes while the program runs: updates in the traffic are told, not remembered.
+//! What has changed is kept as numbers (`state`), so that whoever identifies late is shown the guilds as they are now. What
+//! changes is `life`'s. The traffic of `traffic` is told and not remembered.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
-use super::template::{Scene, Template, compact, push_number};
+use super::options::NO_RESUME_URL;
+use super::parts;
+use super::state::{GuildState, NO_ROLE, Part, Person, Standing, Thing};
+use super::template::{Scene, Template, compact, include, push_number};
 
 /// The bot's own user and application id.
 pub const BOT_ID: u64 = 180_000_000_000 << 22;
+/// Text channels that every guild has, whatever else; the traffic happens in them.
 pub const TEXT_CHANNELS: u32 = 5;
-/// `member_count` of the first guild of each shard; all of them come in chunks.
-pub const BIG_GUILD_MEMBERS: u32 = 2500;
-const MEMBERS_PER_GUILD_MAX: u32 = 1_000_000;
+pub const MEMBERS_PER_GUILD_MAX: u32 = 1_000_000;
 
 /// Milliseconds since Discord's epoch in a guild's id, about 2020.
 const GUILD_MS: u64 = 160_000_000_000;
 const USER_MS: u64 = 170_000_000_000;
 const MESSAGE_MS: u64 = 340_000_000_000;
+/// Distance between the ids of created things of one part and of the next.
+const PART_IDS: u64 = 400_000;
+const SALT: u64 = 0x9E37_79B9_7F4A_7C15;
+/// GUILD_CREATE's arrays of people, and its other keys that depend on the state.
+const PEOPLE: [&str; 3] = ["members", "presences", "voice_states"];
 
 macro_rules! payload {
     ($name:literal) => {
@@ -34,38 +43,85 @@ pub struct Size {
     pub members: u32,
     /// On every shard whose number leaves this remainder 0, the last guild is in an outage. 0: nowhere.
     pub outage_every: u32,
+    /// `member_count` of the first guild of each shard, if that is more than `members`; all of them come in chunks.
+    pub big_guild: u32,
+    /// Text channels in each guild, at least `TEXT_CHANNELS`; 4 of other types come on top.
+    pub channels: u32,
+    /// Roles and emojis on top of the 5 and 2 that every guild has.
+    pub roles: u32,
+    pub emojis: u32,
+    /// Of the listed members, how many are online and how many in voice.
+    pub presence_share: f64,
+    pub voice_share: f64,
+}
+
+impl Default for Size {
+    fn default() -> Self {
+        Self {
+            shards: 225,
+            guilds: 20,
+            members: 20,
+            outage_every: 0,
+            big_guild: 2500,
+            channels: TEXT_CHANNELS,
+            roles: 0,
+            emojis: 0,
+            presence_share: 1.0 / 3.0,
+            voice_share: 0.1,
+        }
+    }
 }
 
 pub struct World {
     pub size: Size,
     pub includes: HashMap<&'static str, String>,
     guild: Template,
+    guild_update: Template,
     member: Template,
     bot_member: Template,
     presence: Template,
     voice_state: Template,
-    text_channel: Template,
     ready: Template,
+    /// What every guild has at the start, by `Part as usize`.
+    base: [Vec<Template>; Part::ALL.len()],
+    /// What further channels, threads, roles and emojis look like.
+    text_channel: Template,
+    thread: Template,
+    role: Template,
+    emoji: Template,
+    /// Guilds that have changed.
+    states: HashMap<(u32, u32), GuildState>,
 }
 
 impl World {
     pub fn new(size: Size) -> Self {
         let includes = includes();
         let compile = |text: &str, slots: &[&str]| Template::compile(text, &includes, slots);
+        let guild = include(payload!("guild"), &includes);
+        let (guild, base) = parts::take_apart(&guild);
+        let keys: Vec<&str> =
+            PEOPLE.into_iter().chain(["large", "member_count"]).chain(Part::ALL.map(Part::key)).collect();
+        let roles = |text: &str| text.replace("\"roles\":[\"@{g+2}\",\"@{g+4}\"]", "\"roles\":[@{roles}]");
+        // Listed members show every key of a user with a value, those in events what most users have.
+        let member = roles(payload!("member")).replace("@{>user}", "@{>rich_user}");
+        let voice_state =
+            payload!("voice_state").replace("\"channel_id\":\"@{g+110}\"", "\"channel_id\":@{channel_id}");
         Self {
-            guild: compile(
-                payload!("guild"),
-                &["members", "presences", "voice_states", "channels", "large", "member_count"],
-            ),
-            // Listed members show every key of a user with a value, those in events what most users have.
-            member: compile(&payload!("member").replace("@{>user}", "@{>rich_user}"), &[]),
+            guild: compile(&guild, &keys),
+            guild_update: compile(&parts::guild_update(&guild), &keys),
+            member: compile(&member.replace("\"nick\":null", "\"nick\":@{nick}"), &["roles"]),
             bot_member: compile(payload!("bot_member"), &[]),
             presence: compile(payload!("presence"), &[]),
-            voice_state: compile(payload!("voice_state"), &[]),
-            text_channel: compile(payload!("text_channel"), &[]),
+            voice_state: compile(&voice_state, &["channel_id"]),
             ready: compile(payload!("ready"), &["shard", "shards", "session_id", "resume_url", "ready_guilds"]),
+            base: base.map(|it| it.iter().map(|text| compile(text, &[])).collect()),
+            text_channel: compile(payload!("text_channel"), &[]),
+            thread: compile(payload!("thread"), &["archived"]),
+            role: compile(payload!("role"), &[]),
+            emoji: compile(payload!("emoji"), &[]),
+            states: HashMap::new(),
             includes,
-            size,
+            size: Size { channels: size.channels.max(TEXT_CHANNELS), ..size },
         }
     }
 
@@ -83,13 +139,66 @@ impl World {
         (index < self.size.guilds as u64 && self.guild_id(shard, index as u32) == id).then_some((shard, index as u32))
     }
 
+    /// Whether the guild is in an outage at the start.
     pub fn is_in_outage(&self, shard: u32, index: u32) -> bool {
         let every = self.size.outage_every;
         every > 0 && shard.is_multiple_of(every) && self.size.guilds > 1 && index == self.size.guilds - 1
     }
 
-    pub fn member_count(&self, index: u32) -> u32 {
-        if index == 0 { self.size.members.max(BIG_GUILD_MEMBERS) } else { self.size.members }
+    pub fn standing(&self, shard: u32, index: u32) -> Standing {
+        match self.states.get(&(shard, index)) {
+            Some(state) => state.standing,
+            None if self.is_in_outage(shard, index) => Standing::Outage,
+            None => Standing::Available,
+        }
+    }
+
+    /// Members at the start.
+    fn first_members(&self, index: u32) -> u32 {
+        if index == 0 { self.size.members.max(self.size.big_guild) } else { self.size.members }
+    }
+
+    /// How many things of a part a guild has at the start, and how many of them are base objects.
+    pub(super) fn first_things(&self, part: Part) -> (u32, u32) {
+        let base = self.base[part as usize].len() as u32;
+        let more = match part {
+            Part::Channels => self.size.channels,
+            Part::Roles => self.size.roles,
+            Part::Emojis => self.size.emojis,
+            _ => 0,
+        };
+        (base + more, base)
+    }
+
+    fn first_state(&self, shard: u32, index: u32) -> GuildState {
+        let listed = self.size.members;
+        let share = |share: f64| ((f64::from(listed) * share).round() as u32).min(listed.saturating_sub(1));
+        let (online, in_voice) = (share(self.size.presence_share), share(self.size.voice_share));
+        let person = |number: u32| Person {
+            version: 0,
+            presence: u32::from((1..=online).contains(&number)),
+            voice: u32::from((1..=in_voice).contains(&number)),
+            roles: [2, 4],
+            is_in: true,
+            is_listed: number < listed,
+        };
+        let people = (0..self.first_members(index)).map(person).collect();
+        GuildState::new(self.standing(shard, index), people, Part::ALL.map(|part| self.first_things(part).0))
+    }
+
+    pub(super) fn state(&self, shard: u32, index: u32) -> Cow<'_, GuildState> {
+        match self.states.get(&(shard, index)) {
+            Some(state) => Cow::Borrowed(state),
+            None => Cow::Owned(self.first_state(shard, index)),
+        }
+    }
+
+    /// Lets `change` change a guild.
+    pub(super) fn change<T>(&mut self, shard: u32, index: u32, change: impl FnOnce(&Self, &mut GuildState) -> T) -> T {
+        let mut state = self.states.remove(&(shard, index)).unwrap_or_else(|| self.first_state(shard, index));
+        let result = change(self, &mut state);
+        self.states.insert((shard, index), state);
+        result
     }
 
     /// Member 0 of every guild is the bot.
@@ -101,15 +210,21 @@ impl World {
         ((USER_MS + number) << 22) | ((member as u64 * 7) & 0xFFF)
     }
 
+    /// The numbers of the guild's members.
+    pub fn members(&self, shard: u32, index: u32) -> Vec<u32> {
+        let state = self.state(shard, index);
+        (0..).zip(&state.people).filter(|it| it.1.is_in).map(|it| it.0).collect()
+    }
+
     /// The member number of a user; `None` when that user is in another guild or nowhere.
     pub fn find_member(&self, shard: u32, index: u32, user: u64) -> Option<u32> {
         if user == BOT_ID {
             return Some(0);
         }
         let base = USER_MS + shard as u64 * 100_000_000 + (index as u64 % 100) * MEMBERS_PER_GUILD_MAX as u64;
-        let member = (user >> 22).checked_sub(base)?;
-        let is_member = (1..self.member_count(index) as u64).contains(&member);
-        (is_member && self.user_id(shard, index, member as u32) == user).then_some(member as u32)
+        let member = u32::try_from((user >> 22).checked_sub(base)?).ok().filter(|it| *it > 0)?;
+        let is_in = self.state(shard, index).people.get(member as usize)?.is_in;
+        (is_in && self.user_id(shard, index, member) == user).then_some(member)
     }
 
     /// A scene in one guild, about one member and one text channel; all picks come from `salt`.
@@ -125,7 +240,7 @@ impl World {
             user: self.user_id(shard, index, member),
             member,
             shard,
-            salt: salt.wrapping_mul(0x9E37_79B9_7F4A_7C15),
+            salt: salt.wrapping_mul(SALT),
             ..Scene::default()
         }
     }
@@ -140,50 +255,137 @@ impl World {
             0 => push_number(out, shard.into()),
             1 => push_number(out, self.size.shards.into()),
             2 => out.extend_from_slice(session_id.as_bytes()),
-            3 => out.extend_from_slice(resume_url.as_bytes()),
-            _ => separated(out, 0..self.size.guilds, |index, out| {
-                out.extend_from_slice(b"{\"unavailable\":true,\"id\":\"");
-                push_number(out, self.guild_id(shard, index));
-                out.extend_from_slice(b"\"}");
-            }),
+            3 if resume_url == NO_RESUME_URL => {}
+            3 => out.extend_from_slice(format!("\"resume_gateway_url\":\"{resume_url}\",").as_bytes()),
+            _ => {
+                let guilds = (0..self.size.guilds).filter(|it| self.standing(shard, *it) != Standing::Left);
+                separated(out, guilds, |index, out| {
+                    out.extend_from_slice(b"{\"unavailable\":true,\"id\":\"");
+                    push_number(out, self.guild_id(shard, index));
+                    out.extend_from_slice(b"\"}");
+                });
+            }
         });
     }
 
-    /// Appends the `d` of a guild's GUILD_CREATE.
+    /// Appends the `d` of a guild's GUILD_CREATE, as the guild is now.
     pub fn guild(&self, shard: u32, index: u32, out: &mut Vec<u8>) {
-        let scene = self.scene(shard, index, index as u64);
-        let listed = self.size.members;
-        self.guild.render(&scene, out, |slot, out| match slot {
-            0 => separated(out, 0..listed, |member, out| self.member(shard, index, member, out)),
-            1 => separated(out, 1..listed.div_ceil(3).max(1), |member, out| {
-                self.presence.render(&self.member_scene(shard, index, member), out, |_, _| {});
-            }),
-            2 => separated(out, 1..listed.div_ceil(10).max(1), |member, out| {
-                self.voice_state.render(&self.member_scene(shard, index, member), out, |_, _| {});
-            }),
-            3 => separated(out, 0..TEXT_CHANNELS, |channel_index, out| {
-                let channel = scene.guild + 100 + channel_index as u64;
-                self.text_channel.render(&Scene { channel, channel_index, ..scene }, out, |_, _| {});
-            }),
-            4 => out.extend_from_slice(if self.member_count(index) > listed { b"true" } else { b"false" }),
-            _ => push_number(out, self.member_count(index).into()),
+        self.guild_of(shard, index, &self.state(shard, index), &self.guild, out);
+    }
+
+    /// Appends the `d` of GUILD_UPDATE.
+    pub(super) fn guild_update(&self, shard: u32, index: u32, state: &GuildState, out: &mut Vec<u8>) {
+        self.guild_of(shard, index, state, &self.guild_update, out);
+    }
+
+    /// As `guild`, with a state that is being changed.
+    pub(super) fn guild_create(&self, shard: u32, index: u32, state: &GuildState, out: &mut Vec<u8>) {
+        self.guild_of(shard, index, state, &self.guild, out);
+    }
+
+    fn guild_of(&self, shard: u32, index: u32, state: &GuildState, template: &Template, out: &mut Vec<u8>) {
+        let scene = Scene { version: state.version, ..self.scene(shard, index, index as u64) };
+        let listed = |is: fn(&Person) -> bool| {
+            (0..).zip(&state.people).filter(move |(_, it)| it.is_in && is(it)).map(|(number, _)| number)
+        };
+        template.render(&scene, out, |slot, out| match slot {
+            0 => separated(out, listed(|it| it.is_listed), |it, out| self.member_of(shard, index, state, it, out)),
+            1 => separated(out, listed(|it| it.presence > 0), |it, out| self.presence_of(shard, index, state, it, out)),
+            2 => separated(out, listed(|it| it.voice > 0), |it, out| self.voice_of(shard, index, state, it, out)),
+            // Whether a guild is large is told once; joins do not change it.
+            3 => out.extend_from_slice(if self.first_members(index) > self.size.members { b"true" } else { b"false" }),
+            4 => push_number(out, state.member_count.into()),
+            slot => self.things(shard, index, state, Part::ALL[slot - PEOPLE.len() - 2], out),
         });
     }
 
     /// Appends one member object, with `user`.
-    pub fn member(&self, shard: u32, index: u32, member: u32, out: &mut Vec<u8>) {
+    pub(super) fn member_of(&self, shard: u32, index: u32, state: &GuildState, member: u32, out: &mut Vec<u8>) {
+        let person = state.people[member as usize];
         let template = if member == 0 { &self.bot_member } else { &self.member };
-        template.render(&self.member_scene(shard, index, member), out, |_, _| {});
+        let scene = self.member_scene(shard, index, member, person.version);
+        template.render(&scene, out, |_, out| {
+            separated(out, person.roles.into_iter().filter(|it| *it != NO_ROLE), |role, out| {
+                out.push(b'"');
+                push_number(out, self.thing_id(scene.guild, Part::Roles, role));
+                out.push(b'"');
+            });
+        });
     }
 
     /// Appends one presence, as GUILD_CREATE and chunks carry it.
-    pub fn presence(&self, shard: u32, index: u32, member: u32, out: &mut Vec<u8>) {
-        self.presence.render(&self.member_scene(shard, index, member), out, |_, _| {});
+    pub(super) fn presence_of(&self, shard: u32, index: u32, state: &GuildState, member: u32, out: &mut Vec<u8>) {
+        let version = state.people[member as usize].presence.saturating_sub(1);
+        self.presence.render(&self.member_scene(shard, index, member, version), out, |_, _| {});
     }
 
-    fn member_scene(&self, shard: u32, index: u32, member: u32) -> Scene {
+    /// Who is not in voice has a state with `channel_id` null.
+    pub(super) fn voice_of(&self, shard: u32, index: u32, state: &GuildState, member: u32, out: &mut Vec<u8>) {
+        let voice = state.people[member as usize].voice;
+        let scene = self.member_scene(shard, index, member, voice.saturating_sub(1));
+        self.voice_state.render(&scene, out, |_, out| {
+            if voice == 0 {
+                return out.extend_from_slice(b"null");
+            }
+            out.push(b'"');
+            push_number(out, scene.guild + 110);
+            out.push(b'"');
+        });
+    }
+
+    fn member_scene(&self, shard: u32, index: u32, member: u32, version: u32) -> Scene {
         let user = self.user_id(shard, index, member);
-        Scene { user, member, salt: user.wrapping_mul(0x9E37_79B9_7F4A_7C15), ..self.scene(shard, index, 0) }
+        let salt = (user ^ u64::from(version)).wrapping_mul(SALT);
+        Scene { user, member, salt, version, ..self.scene(shard, index, 0) }
+    }
+
+    /// Appends the array's elements.
+    pub(super) fn things(&self, shard: u32, index: u32, state: &GuildState, part: Part, out: &mut Vec<u8>) {
+        separated(out, 0..state.of(part).len() as u32, |at, out| {
+            self.thing(shard, index, part, state.of(part)[at as usize], out);
+        });
+    }
+
+    /// Appends one object of an array, as GUILD_CREATE has it.
+    pub(super) fn thing(&self, shard: u32, index: u32, part: Part, thing: Thing, out: &mut Vec<u8>) {
+        let scene = self.thing_scene(shard, index, part, thing);
+        let further = match part {
+            Part::Channels => &self.text_channel,
+            Part::Threads => &self.thread,
+            Part::Roles => &self.role,
+            _ => &self.emoji,
+        };
+        let template = self.base[part as usize].get(thing.number as usize).unwrap_or(further);
+        template.render(&scene, out, |_, out| out.extend_from_slice(b"false"));
+    }
+
+    /// Appends a thread that is archived, which GUILD_CREATE never has.
+    pub(super) fn archived_thread(&self, shard: u32, index: u32, thread: Thing, out: &mut Vec<u8>) {
+        let scene = self.thing_scene(shard, index, Part::Threads, thread);
+        self.thread.render(&scene, out, |_, out| out.extend_from_slice(b"true"));
+    }
+
+    fn thing_scene(&self, shard: u32, index: u32, part: Part, thing: Thing) -> Scene {
+        let scene = self.scene(shard, index, index as u64);
+        Scene {
+            channel: self.thing_id(scene.guild, part, thing.number),
+            channel_index: thing.number.saturating_sub(self.first_things(part).1),
+            parent: self.thing_id(scene.guild, Part::Channels, thing.parent),
+            version: thing.version,
+            salt: (scene.guild ^ u64::from(thing.number) << 32 ^ u64::from(thing.version)).wrapping_mul(SALT),
+            ..scene
+        }
+    }
+
+    /// The id of a thing that is no base object, or of a role.
+    pub(super) fn thing_id(&self, guild: u64, part: Part, number: u32) -> u64 {
+        let base = self.base[part as usize].len() as u32;
+        match (part, number.checked_sub(base)) {
+            (_, None) => guild + u64::from(number),
+            // The traffic happens here.
+            (Part::Channels, Some(at)) if at < TEXT_CHANNELS => guild + 100 + u64::from(at),
+            (_, Some(at)) => guild + (part as u64 + 1) * PART_IDS + u64::from(at),
+        }
     }
 }
 
@@ -222,7 +424,7 @@ mod tests {
     use super::*;
 
     fn world() -> World {
-        World::new(Size { shards: 4, guilds: 3, members: 20, outage_every: 2 })
+        World::new(Size { shards: 4, guilds: 3, members: 20, outage_every: 2, ..Size::default() })
     }
 
     fn json(write: impl FnOnce(&mut Vec<u8>)) -> Value {
@@ -243,6 +445,35 @@ mod tests {
         assert_eq!(guild["members"].as_array().unwrap().len(), 20);
         assert_eq!(guild["member_count"], 20);
         assert_eq!(guild["channels"].as_array().unwrap().len(), TEXT_CHANNELS as usize + 4);
+    }
+
+    #[test]
+    fn a_guild_has_as_many_of_everything_as_its_size_says() {
+        let size = Size {
+            shards: 1,
+            guilds: 1,
+            members: 100,
+            big_guild: 0,
+            channels: 21,
+            roles: 10,
+            emojis: 18,
+            presence_share: 0.4,
+            voice_share: 0.1,
+            ..Size::default()
+        };
+        let guild = json(|out| World::new(size).guild(0, 0, out));
+        let lens = ["channels", "roles", "emojis", "members", "presences", "voice_states"]
+            .map(|key| guild[key].as_array().unwrap().len());
+        assert_eq!(lens, [25, 15, 20, 100, 40, 10]);
+        let mut ids: Vec<&str> = ["channels", "roles", "emojis", "threads"]
+            .iter()
+            .flat_map(|key| guild[key].as_array().unwrap())
+            .map(|it| it["id"].as_str().unwrap())
+            .collect();
+        let count = ids.len();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), count, "every object has its own id");
     }
 
     #[test]

@@ -24,8 +24,7 @@ pub struct Fake {
 impl Fake {
     /// Starts this very program as `discord`, with its files in `dir`.
     pub async fn start(options: &Options, dir: &Path) -> io::Result<Self> {
-        let ready = dir.join("discord.json");
-        let mut words: Vec<String> = vec!["discord".into(), "--exit-with-stdin".into()];
+        let mut words = Vec::new();
         let mut option = |name: &str, value: String| words.extend([format!("--{name}"), value]);
         option("shards", options.shards.to_string());
         option("guilds", options.guilds.to_string());
@@ -33,8 +32,6 @@ impl Fake {
         option("rate", "0".to_owned());
         option("seed", options.seed.to_string());
         option("outage-every", "8".to_owned());
-        option("ready-file", ready.display().to_string());
-        option("cert-file", dir.join("cert.pem").display().to_string());
         // Straight to Discord every client is a session of its own: the limit is not what is tested then.
         if options.is_direct {
             option("identify-interval-ms", "0".to_owned());
@@ -43,6 +40,16 @@ impl Fake {
         if options.is_tls {
             words.push("--tls".into());
         }
+        Self::start_with(words, dir).await
+    }
+
+    /// As `start`, with `discord`'s own options.
+    pub async fn start_with(options: Vec<String>, dir: &Path) -> io::Result<Self> {
+        let ready = dir.join("discord.json");
+        let mut words: Vec<String> = vec!["discord".into(), "--exit-with-stdin".into()];
+        words.extend(["--ready-file".into(), ready.display().to_string()]);
+        words.extend(["--cert-file".into(), dir.join("cert.pem").display().to_string()]);
+        words.extend(options);
         let log = dir.join("discord.log");
         let mut process = Process::start(&super::program()?, &words, &[], &log)?;
         for _ in 0..START.as_millis() / POLL.as_millis() {

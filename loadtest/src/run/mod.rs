@@ -2,11 +2,11 @@
 //!
 //! The clients live on this process's one thread. Every process is killed when the run ends, however it ends.
 
-mod fake;
+pub(crate) mod fake;
 pub mod options;
 pub mod port;
 pub mod proc;
-mod proxy;
+pub(crate) mod proxy;
 mod report;
 mod scenario;
 mod snapshot;
@@ -312,23 +312,23 @@ async fn show(scenario: Scenario, clients: &[Rc<Client>], tally: &RefCell<Tally>
 }
 
 /// This very program.
-fn program() -> io::Result<PathBuf> {
+pub(crate) fn program() -> io::Result<PathBuf> {
     // A test's own binary cannot be started as `discord`; cargo tells it where the program is.
     std::env::var_os("LOADTEST_BIN").map_or_else(std::env::current_exe, |it| Ok(it.into()))
 }
 
 /// The end of a log file.
-fn tail(path: &Path) -> String {
+pub(crate) fn tail(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
 }
 
 /// A directory of this run's own, removed at its end.
-struct TempDir(PathBuf);
+pub(crate) struct TempDir(pub PathBuf);
 
 impl TempDir {
-    fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let path = std::env::temp_dir().join(format!("loadtest-{}", std::process::id()));
         std::fs::create_dir_all(&path)?;
         Ok(Self(path))

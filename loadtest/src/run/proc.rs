@@ -64,6 +64,11 @@ impl Process {
         }
     }
 
+    /// SIGKILL, and waits until it is gone.
+    pub async fn kill(&mut self) {
+        self.child.kill().await.ok();
+    }
+
     /// SIGTERM, then SIGKILL when it takes too long. `None` when it had to be killed.
     pub async fn stop(mut self) -> Option<ExitStatus> {
         self.terminate();
@@ -94,6 +99,15 @@ impl Usage {
     }
 }
 
+/// Resident memory of the process `pid` now; 0 when there is none.
+pub fn rss_bytes(pid: u32) -> u64 {
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    // SAFETY: `sysconf` takes an integer and touches no memory of ours.
+    let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    let pages: u64 = statm.split_whitespace().nth(1).and_then(|it| it.parse().ok()).unwrap_or(0);
+    pages * u64::try_from(page_bytes).unwrap_or(0)
+}
+
 /// User and system time of a /proc/PID/stat line. The name in brackets may hold spaces.
 fn cpu_s(stat: &str) -> f64 {
     let words: Vec<&str> = stat.rsplit_once(')').map_or("", |it| it.1).split_whitespace().collect();
@@ -118,5 +132,6 @@ mod tests {
         let own = Usage::of(std::process::id());
         assert!(own.rss_bytes > 0 && own.rss_peak_bytes >= own.rss_bytes);
         assert_eq!(Usage::of(0), Usage::default());
+        assert!(rss_bytes(std::process::id()) > 1 << 20 && rss_bytes(0) == 0);
     }
 }

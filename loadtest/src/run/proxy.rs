@@ -35,15 +35,25 @@ impl Proxy {
             Some(path) => path.clone(),
             None => build().await?,
         };
+        Self::start_with(&binary, fake, dir, |port| config(options, fake, port)).await
+    }
+
+    /// As `start`, with a program and a configuration, which is told the port.
+    pub async fn start_with(
+        binary: &Path,
+        fake: &Fake,
+        dir: &Path,
+        config: impl FnOnce(u16) -> io::Result<Value>,
+    ) -> io::Result<Self> {
         let port = Port::reserve()?;
         let url = format!("ws://127.0.0.1:{}", port.number);
         let config_path = dir.join("config.json");
-        std::fs::write(&config_path, config(options, fake, port.number)?.to_string())?;
+        std::fs::write(&config_path, config(port.number)?.to_string())?;
         let log = dir.join("proxy.log");
         let words = ["--config".as_ref(), config_path.as_os_str()];
         let cert = fake.address.cert.clone().unwrap_or_default();
         let env = [("SSL_CERT_FILE", cert.as_str())];
-        let process = Process::start(&binary, words, if cert.is_empty() { &[] } else { &env }, &log)?;
+        let process = Process::start(binary, words, if cert.is_empty() { &[] } else { &env }, &log)?;
         let number = port.number;
         let mut proxy = Self { url, process, log, _port: port };
         proxy.wait(number).await?;
@@ -65,7 +75,7 @@ impl Proxy {
 }
 
 /// Builds the proxy in release mode, beside this program's own target directory.
-async fn build() -> io::Result<PathBuf> {
+pub async fn build() -> io::Result<PathBuf> {
     let program = super::program()?;
     let target = program.parent().and_then(Path::parent).ok_or(io::ErrorKind::NotFound)?;
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());

@@ -1,6 +1,7 @@
 //! Tests of the cache as a whole: what goes in as events comes out as READY and GUILD_CREATE.
 
-mod fixture;
+mod find;
+pub mod fixture;
 mod maker;
 mod model;
 mod payloads;
@@ -70,7 +71,7 @@ fn recount(cache: &Cache) -> CacheCounts {
     let mut users = BTreeSet::new();
     for guild in cache.guilds.values() {
         counts.add(&counts_of(guild.as_deref()));
-        users.extend(guild.iter().flat_map(|guild| guild.table(Kind::Members).iter_ids()));
+        users.extend(guild.iter().flat_map(|guild| guild.ids_of(Kind::Members)));
     }
     counts.users = if cache.keep.flags.users { users.len() as u64 } else { 0 };
     counts.bytes += cache.ready.as_ref().map_or(0, Ready::bytes) as u64;

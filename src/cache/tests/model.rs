@@ -366,7 +366,7 @@ fn was_announced(touch: Touch, before: &[(Option<GuildId>, String)], after: &[(O
 proptest! {
     #[test]
     fn the_cache_is_the_model(flags in flags(), events in events()) {
-        let mut cache = Cache::new(flags);
+        let mut cache = Cache::new(flags, Shapes::default());
         let mut model = Model { flags, user: Value::Null, guilds: Vec::new() };
         for (event, d) in std::iter::once(("READY", ready_value())).chain(events) {
             let before = snapshot(&cache);
@@ -395,7 +395,7 @@ proptest! {
 
     #[test]
     fn damaged_events_never_panic_and_never_half_apply(flags in flags(), events in events(), seed in any::<u64>()) {
-        let mut cache = Cache::new(flags);
+        let mut cache = Cache::new(flags, Shapes::default());
         cache.on_ready(ready_value().to_string().as_bytes()).unwrap();
         for (at, (event, d)) in events.into_iter().enumerate() {
             let text = damaged(d, seed.wrapping_add(at as u64));

@@ -44,7 +44,7 @@ fn recorded_guilds_come_back_as_they_were() {
             continue;
         }
         let d = data(&text);
-        let mut cache = Cache::new(ALL);
+        let mut cache = Cache::new(ALL, Shapes::default());
         cache.apply(b"GUILD_CREATE", d).unwrap_or_else(|error| panic!("{error} in {}", path.display()));
         let [id] = cache.guilds().collect::<Vec<_>>()[..] else { panic!("no guild in {}", path.display()) };
         let (_, written) = announced(&cache, id.0).unwrap();
@@ -60,7 +60,7 @@ fn recorded_guilds_come_back_as_they_were() {
 #[test]
 fn recorded_objects_of_any_kind_leave_a_valid_guild_behind_every_event() {
     for (path, text, _) in payloads() {
-        let mut cache = Cache::new(ALL);
+        let mut cache = Cache::new(ALL, Shapes::default());
         cache.on_ready(fixture::ready(OWN, &[10]).as_bytes()).unwrap();
         cache.apply(b"GUILD_CREATE", fixture::guild(10, fixture::USUAL).as_bytes()).unwrap();
         let d = data(&text);
@@ -79,7 +79,7 @@ fn recorded_objects_of_any_kind_leave_a_valid_guild_behind_every_event() {
 fn recorded_readys_come_back_with_another_session() {
     for (path, text, value) in payloads().into_iter().filter(|(.., value)| value["t"] == "READY") {
         let mut expected = value["d"].clone();
-        let mut cache = Cache::new(ALL);
+        let mut cache = Cache::new(ALL, Shapes::default());
         cache.on_ready(data(&text)).unwrap();
         expected["session_id"] = json!("our session");
         expected["resume_gateway_url"] = json!("ws://ours");

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 
 fn cache() -> Cache {
-    let mut cache = Cache::new(ALL);
+    let mut cache = Cache::new(ALL, Shapes::default());
     cache.on_ready(fixture::ready(OWN, &[20, 10]).as_bytes()).unwrap();
     cache
 }
@@ -21,7 +21,7 @@ fn ready_changes_in_the_session_the_url_the_shard_and_the_guilds_alone() {
 
 #[test]
 fn ready_gets_the_keys_that_upstream_left_out() {
-    let mut cache = Cache::new(ALL);
+    let mut cache = Cache::new(ALL, Shapes::default());
     cache.on_ready(br#"{"user":{"id":"1"}}"#).unwrap();
     let expected = json!({"user": {"id": "1"}, "session_id": "our session", "resume_gateway_url": "ws://ours", "shard": [3, 9],
         "guilds": [], "private_channels": [], "presences": [], "relationships": []});
@@ -37,7 +37,7 @@ fn ready_quotes_what_needs_it() {
 
 #[test]
 fn there_is_no_ready_before_there_is_one() {
-    let cache = Cache::new(ALL);
+    let cache = Cache::new(ALL, Shapes::default());
     assert!(!cache.has_ready());
     assert_eq!(ready_of(&cache), "");
 }
@@ -144,7 +144,7 @@ fn events_without_cached_state_are_told_by_their_name() {
 
 #[test]
 fn events_of_kinds_that_are_off_are_told_by_their_name() {
-    let mut cache = Cache::new(NONE);
+    let mut cache = Cache::new(NONE, Shapes::default());
     cache.apply(b"GUILD_CREATE", fixture::guild(10, fixture::USUAL).as_bytes()).unwrap();
     for event in ["PRESENCE_UPDATE", "CHANNEL_UPDATE", "VOICE_STATE_UPDATE", "GUILD_ROLE_DELETE", "GUILD_MEMBERS_CHUNK"]
     {

@@ -38,7 +38,29 @@ fn what_is_left_out_takes_the_default_of_the_contract() {
     assert_eq!(config.upstream_compression, Compression::Zstd);
     assert_eq!(config.data_dir, None);
     assert_eq!((config.log_bytes, config.log_keep), (None, Duration::from_secs(300)));
+    assert_eq!((config.identify_reserve, config.clients_max), (None, 16_384));
+    assert_eq!(config.client_limits, ClientLimits::default());
     assert_eq!(config.memory_limit, None);
+}
+
+#[test]
+fn the_limits_of_clients_and_identifys_are_keys() {
+    let config = config_with(
+        r#""identify_reserve":0,"clients_max":5,"client_handshake_seconds":2,"client_payloads_per_minute":120,
+           "client_failed_resumes":3"#,
+    );
+    assert_eq!((config.identify_reserve, config.clients_max), (Some(0), 5));
+    let wanted = ClientLimits { handshake: Duration::from_secs(2), payloads_per_minute: 120, failed_resumes: 3 };
+    assert_eq!(config.client_limits, wanted);
+    for (more, line) in [
+        (r#""client_payloads_per_minute":119"#, "client_payloads_per_minute: found 119, wanted an integer from 120 to"),
+        (r#""client_handshake_seconds":0"#, "client_handshake_seconds: found 0, wanted an integer from 1 to 600"),
+        (r#""identify_reserve":-1"#, "identify_reserve: found -1, wanted an integer from 0 to 1000000"),
+        (r#""clients_max":0"#, "clients_max: found 0, wanted an integer from 1 to"),
+        (r#""client_failed_resumes":true"#, "client_failed_resumes: found true, wanted an integer from 1 to"),
+    ] {
+        assert!(refusal_with(more).starts_with(line), "{more}");
+    }
 }
 
 #[test]
@@ -121,6 +143,8 @@ fn each_key_refuses_what_is_not_of_its_type_or_range() {
         (r#""allow_compression":1"#, "allow_compression: found 1, wanted true or false"),
         (r#""disable_compression":0"#, "disable_compression: found 0, wanted true or false"),
         (r#""bind":"localhost""#, "bind: found \"localhost\", wanted an IP address"),
+        (r#""admin_bind":"127.0.0.1""#, "admin_bind: found \"127.0.0.1\", wanted an IP address and a port"),
+        (r#""admin_bind":7879"#, "admin_bind: found 7879, wanted an IP address and a port"),
         (r#""api_url":"discord.com""#, "api_url: found \"discord.com\", wanted an http://"),
         (r#""cores":0"#, "cores: found 0, wanted a number of cores"),
         (r#""cores":[]"#, "cores: found a list, wanted a number of cores"),

@@ -42,7 +42,7 @@ fn trouble_on_the_way_is_tried_again() {
 #[test]
 fn retry_after_is_the_longer_of_header_and_body() {
     let wait = |header, body| match judge(429, header, body) {
-        Verdict::RateLimited(wait) => wait,
+        Verdict::RetryAfter { wait, .. } => wait,
         other => panic!("{other:?}"),
     };
     assert_eq!(wait(Some("2"), r#"{"message":"x","retry_after":1.5,"global":false}"#), Duration::from_secs(2));
@@ -51,6 +51,16 @@ fn retry_after_is_the_longer_of_header_and_body() {
     assert_eq!(wait(None, "no JSON"), RETRY_AFTER_DEFAULT);
     assert_eq!(wait(Some("-1"), r#"{"retry_after":1e300}"#), RETRY_AFTER_MAX);
     assert_eq!(wait(Some("NaN"), ""), RETRY_AFTER_DEFAULT);
+}
+
+#[test]
+fn retry_after_holds_for_a_busy_server_too() {
+    for status in [500, 502, 503] {
+        let Verdict::RetryAfter { wait, why } = judge(status, Some("30"), "<html>") else { panic!("{status}") };
+        assert_eq!(wait, Duration::from_secs(30));
+        assert!(why.contains(&status.to_string()));
+        assert!(matches!(judge(status, None, "<html>"), Verdict::Retry(_)));
+    }
 }
 
 #[test]
@@ -118,6 +128,7 @@ fn a_rate_limit_is_waited_out_and_the_request_carries_what_discord_wants() {
             None => thread::yield_now(),
         }
     };
+    assert_eq!(asking.failed(), Some("asked too often (429)"));
     assert_eq!(answer.unwrap().shards, 9);
     for request in requests.iter().map(|it| it.to_lowercase()) {
         assert!(request.starts_with("get /api/v10/gateway/bot http/1.1\r\n"), "{request}");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 
 use super::{Core, Fate, LINGER};
-use crate::runtime::client::{Client, OUTBOX_BYTES_MAX, Phase, Request, UNREAD_BYTES_MAX};
+use crate::runtime::client::{Client, Phase, Request, UNREAD_BYTES_MAX};
 use crate::runtime::conns::Conn;
 use crate::runtime::net::{Net, Token};
 use crate::runtime::sys;
@@ -19,9 +19,8 @@ use crate::wire::frame::{Opcode, write_frame};
 use crate::wire::http::{self, Encoding, HttpError, parse_request, upgrade_response};
 use crate::wire::{CloseCode, Compression};
 
-/// Connections of clients on one core, identified or not. When full, the newest is closed at once.
-pub const CLIENTS_MAX: usize = 16_384;
-/// Of them, those that have not identified: each may hold a compressor (305 KB at most). When full, the newest is closed at once.
+/// Connections on one core that have not identified: each may hold a compressor (305 KB at most). When full, the one that has said
+/// nothing for longest makes way: a bot that is about to identify says so within a round trip.
 pub const GREETING_MAX: usize = 1024;
 /// The kernel's send buffer of one client: with the outbox it bounds what a client that stops reading can hold.
 const CLIENT_SEND_BUFFER_BYTES: i32 = 256 * 1024;
@@ -32,7 +31,8 @@ const TURNED_AWAY_LINGER: Duration = Duration::from_millis(250);
 
 impl<N: Net> Core<N> {
     pub(super) fn on_accepted(&mut self, now: Instant, socket: OwnedFd) {
-        if self.conns.clients_len() >= CLIENTS_MAX || self.conns.greeting() >= GREETING_MAX {
+        // A connection that was on its way when accepting ended is told so below.
+        if self.draining.is_none() && !self.make_room() {
             return;
         }
         sys::set_send_buffer(socket.as_fd(), CLIENT_SEND_BUFFER_BYTES);
@@ -42,12 +42,30 @@ impl<N: Net> Core<N> {
                 self.turn_away(token);
             }
             Ok(token) => {
-                let mut client = Box::new(Client::new(now));
+                let mut client = Box::new(Client::new(now, self.shared.rules.limits.handshake));
                 self.arm_client(token, &mut client);
                 self.conns.insert(token, Conn::Client(client));
             }
             Err(error) => warn!("cannot take a new connection: {error}"),
         }
+    }
+
+    /// Whether one more connection may come. `clients_max` bounds the sockets, those that linger after their close included, so that
+    /// shards always find one.
+    fn make_room(&mut self) -> bool {
+        let clients_max = self.shared.clients_max;
+        let is_full = self.net.len() >= clients_max + self.places.len();
+        if !is_full && self.conns.greeting() < GREETING_MAX.min(clients_max) {
+            return true;
+        }
+        let Some(token) = self.conns.quietest() else {
+            self.turned_away.full += 1;
+            return false;
+        };
+        self.turned_away.silent += 1;
+        self.conns.remove(token);
+        self.net.close(token, Duration::ZERO);
+        true
     }
 
     /// Answers a connection that has not spoken, or just asked for its upgrade, with 503.
@@ -149,14 +167,10 @@ impl<N: Net> Core<N> {
                     conversation.on_payload(now, payload, &self.shared.rules)
                 }
                 Message::Ping(data) => {
-                    if self.net.pending(token) > OUTBOX_BYTES_MAX {
-                        // It pings without reading the answers.
-                        return self.dismiss(now, token, client, CloseCode::RATE_LIMITED, "Rate limited.");
-                    }
                     write_frame(self.net.queue(token), Opcode::Pong, data, None);
-                    continue;
+                    conversation.on_control_frame(now, &self.shared.rules)
                 }
-                Message::Pong(_) => continue,
+                Message::Pong(_) => conversation.on_control_frame(now, &self.shared.rules),
                 Message::Close { code, .. } => {
                     let ended = code.is_some_and(CloseCode::ends_session);
                     if let Some(seated) = client.seated.take() {
@@ -177,7 +191,15 @@ impl<N: Net> Core<N> {
                     self.run_actions(now, seated.shard);
                 }
                 Step::Ack => client.acknowledge(self.net.queue(token)),
-                Step::Close(code, reason) => return self.dismiss(now, token, client, code, reason),
+                Step::Close(code, reason) => {
+                    match code {
+                        CloseCode::RATE_LIMITED if client.conversation.guesses() => self.turned_away.guesses += 1,
+                        CloseCode::RATE_LIMITED => self.turned_away.flood += 1,
+                        CloseCode::AUTHENTICATION_FAILED => self.turned_away.guesses += 1,
+                        _ => {}
+                    }
+                    return self.dismiss(now, token, client, code, reason);
+                }
                 Step::Identify(identify) => {
                     let shard = identify.shard_or_default()[0];
                     if self.seat_or_move(now, token, client, shard, Request::Identify(identify), &mut bytes)
@@ -204,6 +226,7 @@ impl<N: Net> Core<N> {
     pub(super) fn on_client_timeout(&mut self, now: Instant, token: Token, client: &mut Client) -> Fate {
         if let Phase::Http(_) | Phase::Page(_) = client.phase {
             if client.due().is_some_and(|due| now >= due) {
+                self.turned_away.handshake += 1;
                 self.net.close(token, Duration::ZERO);
                 return Fate::Gone;
             }

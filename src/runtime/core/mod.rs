@@ -22,7 +22,7 @@ use super::client::{Client, Phase};
 use super::clock;
 use super::conns::{Conn, Conns};
 use super::link::{Link, Scratch};
-use super::mesh::{CoreReport, CoreSender, ToControl, ToCore};
+use super::mesh::{CoreReport, CoreSender, ToControl, ToCore, TurnedAway};
 use super::net::{Event, Net, Token};
 use super::placement::Placement;
 use crate::session::client::Rules;
@@ -42,6 +42,8 @@ pub struct Shared {
     pub placement: Placement,
     pub upstream_compression: Compression,
     pub allow_compression: bool,
+    /// Sockets of clients on one core.
+    pub clients_max: usize,
     pub tls: Arc<ClientConfig>,
     pub backend: &'static str,
 }
@@ -83,6 +85,7 @@ pub struct Core<N: Net> {
     peers: Vec<CoreSender>,
     scratch: Scratch,
     rng: fastrand::Rng,
+    turned_away: TurnedAway,
     draining: Option<Draining>,
     /// Upgrades answered 503 because memory was used up.
     upgrades_refused: u64,
@@ -124,6 +127,7 @@ impl<N: Net> Core<N> {
             peers: parts.peers,
             scratch: Scratch::default(),
             rng: fastrand::Rng::with_seed(parts.seed),
+            turned_away: TurnedAway::default(),
             draining: None,
             upgrades_refused: 0,
         }
@@ -226,12 +230,18 @@ impl<N: Net> Core<N> {
                     core: self.index,
                     backend: self.shared.backend,
                     greeting: self.conns.greeting(),
+                    turned_away: self.turned_away,
                     log_dropped_early: self.group.dropped_early(),
                     upgrades_refused: self.upgrades_refused,
                     shards: self.group.shards.iter().map(|it| it.report(now)).collect(),
                 };
                 // Whoever asked may have given up waiting.
                 let _ = reply.send(report);
+            }
+            ToCore::Find { wanted, reply } => {
+                let found = self.group.shards.iter().find_map(|it| it.find(wanted));
+                // As above.
+                let _ = reply.send(found);
             }
             ToCore::Drain { upstream_close, within, leave_listeners } => {
                 if leave_listeners {

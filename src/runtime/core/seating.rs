@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 use super::{Core, Fate};
 use crate::runtime::client::{Client, HandOver, Phase, Request, Seated};
 use crate::runtime::conns::Conn;
-use crate::runtime::mesh::{ToControl, ToCore};
+use crate::runtime::mesh::{Door, ToControl, ToCore};
 use crate::runtime::net::{Net, Token};
 use crate::runtime::sys;
 use crate::shard::seat::SeatKey;
@@ -115,7 +115,7 @@ impl<N: Net> Core<N> {
         let Some(Conn::Client(mut client)) = self.conns.remove(token) else { return };
         match std::mem::replace(&mut client.phase, Phase::Open) {
             Phase::Page(request) => match sys::into_blocking(socket, PAGE_SEND_MAX) {
-                Ok(socket) => self.tell_control(ToControl::Page { socket, request }),
+                Ok(socket) => self.tell_control(ToControl::Page { socket, request, door: Door::Gateway }),
                 Err(error) => debug!("cannot answer a page: {error}"),
             },
             Phase::Moving { request, to_core, unread } => {
@@ -180,5 +180,6 @@ impl<N: Net> Core<N> {
             core.arm_client(token, client);
             Fate::Stays
         });
+        self.conns.note_greeting(token, now);
     }
 }

@@ -7,7 +7,8 @@ use std::os::fd::OwnedFd;
 use super::delivery::STALL_MAX;
 use super::*;
 use crate::runtime::client::{OUTBOX_BYTES_MAX, Seated};
-use crate::runtime::{sys, tls};
+use crate::runtime::tls;
+use crate::session::client::ClientLimits;
 use crate::session::payload::{Identify, Token as BotToken};
 use crate::session::upstream::{CONNECT_MAX, UpstreamSettings};
 use crate::shard::group::LogBudget;
@@ -103,10 +104,17 @@ fn core(now: Instant) -> (Core<Stage>, mpsc::Receiver<ToControl>) {
         externally_accessible_url: "ws://localhost:7878".to_owned(),
     };
     let shared = Shared {
-        rules: Rules { token: BotToken("secret".to_owned()), validate_token: true, shards: 0..1, shard_count: 1 },
+        rules: Rules {
+            token: BotToken("secret".to_owned()),
+            validate_token: true,
+            shards: 0..1,
+            shard_count: 1,
+            limits: ClientLimits::default(),
+        },
         placement: Placement::new(0..1, 1),
         upstream_compression: Compression::None,
         allow_compression: true,
+        clients_max: 4,
         tls: tls::client_config().unwrap(),
         backend: "stage",
     };
@@ -116,7 +124,7 @@ fn core(now: Instant) -> (Core<Stage>, mpsc::Receiver<ToControl>) {
         index: 0,
         net: Stage::default(),
         shared: Arc::new(shared),
-        group: Group::new(vec![Shard::new(settings, 1, now)], budget),
+        group: Group::new(vec![Shard::new(settings, crate::cache::Shapes::default(), 1, now)], budget),
         mail: mpsc::channel().1,
         control,
         peers: Vec::new(),
@@ -164,7 +172,7 @@ fn message(core: &mut Core<Stage>, now: Instant, s: u64, len: usize) {
 /// A client with a seat, READY written.
 fn seated(core: &mut Core<Stage>, now: Instant) -> Token {
     let token = core.net.open();
-    let mut client = Client::new(now);
+    let mut client = Client::new(now, ClientLimits::default().handshake);
     client.open(Compression::None, core.net.queue(token));
     let identify = Identify { token: BotToken("secret".to_owned()), shard: None, intents: 1, compress: false };
     let key = core.group.shards[0].identify(&identify, [7; 12]).unwrap();
@@ -328,14 +336,61 @@ fn who_resumes_takes_the_session_from_the_connection_that_has_it() {
     assert_eq!(core.group.shards[0].report(now).clients, 1);
 }
 
-const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
-
-/// A connection is accepted; any descriptor will do.
+/// A connection from somewhere.
 fn accepted(core: &mut Core<Stage>, now: Instant) -> Token {
-    core.on_event(now, Event::Accepted(sys::eventfd().unwrap()));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    core.on_event(now, Event::Accepted(listener.accept().unwrap().0.into()));
     Token(1 << crate::runtime::net::SLOT_BITS | core.net.next)
 }
+
+#[test]
+fn when_all_places_are_taken_the_quietest_that_has_not_identified_makes_way() {
+    let begin = clock::now();
+    let at = |s| begin + Duration::from_secs(s);
+    let (mut core, _mail) = core(begin);
+    live(&mut core, begin);
+    let bot = seated(&mut core, begin);
+    // One socket is the shard's, four are for clients, of which one has a seat.
+    let idle: Vec<Token> = (1..4).map(|s| accepted(&mut core, at(s))).collect();
+    assert_eq!(core.net.closed, []);
+    let late = accepted(&mut core, at(5));
+    assert_eq!(core.net.closed, [idle[0]]);
+    accepted(&mut core, at(6));
+    assert_eq!(core.net.closed, idle[..2]);
+    assert_eq!((core.turned_away.silent, core.turned_away.full), (2, 0));
+    assert!(core.conns.get(bot).is_some() && core.conns.get(late).is_some());
+}
+
+#[test]
+fn when_all_places_have_a_seat_the_newest_is_refused() {
+    let now = clock::now();
+    let (mut core, _mail) = core(now);
+    live(&mut core, now);
+    let bots: Vec<Token> = (0..4).map(|_| seated(&mut core, now)).collect();
+    accepted(&mut core, now);
+    assert_eq!((core.turned_away.full, core.turned_away.silent), (1, 0));
+    assert!(bots.iter().all(|it| core.conns.get(*it).is_some()) && core.net.closed.is_empty());
+}
+
+#[test]
+fn a_retry_after_of_the_upgrade_puts_the_next_attempt_off() {
+    let begin = clock::now();
+    let (mut core, _mail) = core(begin);
+    connecting(&mut core, begin, &[address(1)]);
+    let token = core.net.connects[0].0;
+    core.on_event(begin, Event::Connected(token));
+    core.on_link_bytes(begin, 0, b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 30\r\nContent-Length: 0\r\n\r\n");
+    assert!(core.net.closed.contains(&token));
+    assert!(core.group.shards[0].due().unwrap() >= begin + Duration::from_secs(30));
+    core.run_timers(begin + Duration::from_secs(29));
+    assert!(core.group.shards[0].due().unwrap() >= begin + Duration::from_secs(30), "it went on too soon");
+    core.run_timers(begin + Duration::from_secs(91));
+    assert_eq!(core.group.shards[0].status(), Status::Identifying);
+}
+
+const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
 
 fn says(core: &mut Core<Stage>, now: Instant, token: Token, bytes: &[u8]) {
     core.with_client(token, |core, client| core.on_client_bytes(now, token, client, bytes));
@@ -350,7 +405,7 @@ fn while_memory_is_used_up_upgrades_are_answered_503_and_pages_as_ever() {
     says(&mut core, now, refused, UPGRADE);
     assert_eq!(core.net.closed, [refused]);
     assert!(core.net.last_words.starts_with(b"HTTP/1.1 503 "), "{}", String::from_utf8_lossy(&core.net.last_words));
-    assert_eq!((core.upgrades_refused, core.conns.clients_len()), (1, 0));
+    assert_eq!((core.upgrades_refused, core.conns.clients().len()), (1, 0));
     let page = accepted(&mut core, now);
     says(&mut core, now, page, b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n");
     assert_eq!(core.net.released, [page]);

@@ -220,6 +220,9 @@ impl<N: Net> Core<N> {
         } else if let Err(error) = result {
             warn!(shard = id, "the connection to Discord broke: {error}");
             self.lose_link(now, at, None);
+            if let Some(wait) = error.retry_after() {
+                self.group.shards[at].on_retry_after(now, wait);
+            }
         }
         self.run_actions(now, at);
     }

@@ -31,6 +31,11 @@ pub const ANSWER_MAX: Duration = Duration::from_secs(60);
 const INVALID_SESSION_WAIT: Range<Duration> = Duration::from_secs(1)..Duration::from_secs(5);
 /// A first reconnect spreads the shards of a cut node over this time.
 const RECONNECT_SPREAD: Duration = Duration::from_millis(400);
+/// A longer `Retry-After` is taken for this, so that a mistaken header does not stop a shard for a year.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+/// So many connections may break in a row over something unreadable while the session stands at one sequence number. The next
+/// time the session is given up: a replay that can never be read would be asked for again for ever.
+pub const BROKEN_MAX: u32 = 8;
 /// How often the resume host may fail in a row before the main host is tried in turn with it.
 const RESUME_HOST_FAILURES_MAX: u32 = 1;
 
@@ -91,6 +96,8 @@ struct Session {
     resume_url: String,
     /// The last sequence number received.
     sequence: u64,
+    /// Connections that broke over something unreadable since `sequence` last moved.
+    broken: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -352,9 +359,24 @@ impl Upstream {
         Received::Handled
     }
 
-    /// Discord sent something that is not a gateway payload: the connection cannot be trusted, the session can.
+    /// Discord sent something that is not a gateway payload: the connection cannot be trusted, the session can, unless it is broken
+    /// at the same place each time.
     pub fn on_broken(&mut self, now: Instant) {
+        if let Some(session) = &mut self.session {
+            session.broken += 1;
+            if session.broken > BROKEN_MAX {
+                self.session = None;
+            }
+        }
         self.reconnect(now, CloseCode::DECODE_ERROR);
+    }
+
+    /// The attempt that has just failed was answered with `Retry-After`: the next one comes no sooner, and as much later as the
+    /// back-off says, so that the shards that were told the same do not come together. Call after `on_closed`.
+    pub fn on_retry_after(&mut self, now: Instant, wait: Duration) {
+        if let State::Waiting { until } = &mut self.state {
+            *until = (*until).max(now) + wait.min(RETRY_AFTER_MAX);
+        }
     }
 
     /// Our side goes away: close with `code` and do nothing more.
@@ -377,6 +399,7 @@ impl Upstream {
         };
         if name == b"RESUMED" {
             session.sequence = session.sequence.max(envelope.sequence.unwrap_or(0));
+            session.broken = 0;
             self.resume_host_failures = 0;
             self.state = State::Live;
             self.backoff.on_live(now);
@@ -388,9 +411,13 @@ impl Upstream {
                 return Received::Handled;
             }
             session.sequence = sequence;
+            session.broken = 0;
         }
         if let State::Resuming { since } = &mut self.state {
             *since = now;
+            if let Some(heart) = &mut self.heart {
+                heart.on_life();
+            }
         }
         Received::Dispatch
     }
@@ -401,7 +428,7 @@ impl Upstream {
             return Received::Handled;
         };
         let resume_url = ready.resume_gateway_url.unwrap_or_else(|| self.settings.gateway_url.clone());
-        self.session = Some(Session { id: ready.session_id, resume_url, sequence: sequence.unwrap_or(1) });
+        self.session = Some(Session { id: ready.session_id, resume_url, sequence: sequence.unwrap_or(1), broken: 0 });
         self.resume_host_failures = 0;
         self.state = State::Live;
         self.backoff.on_live(now);

@@ -438,3 +438,149 @@ fn a_ready_that_cannot_be_read_costs_the_connection() {
     assert_eq!(say(&mut upstream, now, r#"{"t":"READY","s":1,"op":0,"d":{}}"#), Received::Handled);
     assert_eq!(actions(&mut upstream), [UpstreamAction::Close(CloseCode::DECODE_ERROR)]);
 }
+
+#[test]
+fn a_resume_host_dead_for_14_hours_costs_no_identify() {
+    let mut now = start();
+    let begin = now;
+    let mut upstream = live(now);
+    upstream.on_closed(now, None);
+    let (mut resume_host, mut main_host) = (0, 0);
+    while now - begin < secs(14 * 3600) {
+        match &next(&mut upstream, &mut now)[..] {
+            [UpstreamAction::Connect(url)] if url == RESUME_HOST => resume_host += 1,
+            [UpstreamAction::Connect(url)] if url == MAIN => main_host += 1,
+            other => panic!("{other:?}"),
+        }
+        upstream.on_closed(now, None);
+    }
+    // Half a minute on average between two attempts, from 225 shards 7 a second: a storm for nobody.
+    assert!((1000..2500).contains(&(resume_host + main_host)), "{resume_host} and {main_host}");
+    assert!(resume_host - main_host <= 1);
+    assert_eq!(sent(&resuming(&mut upstream, &mut now))[0]["d"]["session_id"], "abc");
+    assert_eq!(upstream.counts().identifies, 1);
+}
+
+#[test]
+fn retry_after_is_waited_out_before_the_next_attempt() {
+    let begin = start();
+    for (told, least) in [(secs(0), secs(0)), (secs(90), secs(90)), (secs(u64::MAX / 2), RETRY_AFTER_MAX)] {
+        let mut now = begin;
+        let mut upstream = live(now);
+        upstream.on_closed(now, None);
+        assert!(matches!(next(&mut upstream, &mut now)[..], [UpstreamAction::Connect(_)]));
+        let refused = now;
+        upstream.on_closed(now, None);
+        upstream.on_retry_after(now, told);
+        assert!(matches!(next(&mut upstream, &mut now)[..], [UpstreamAction::Connect(_)]));
+        assert!(now - refused >= least && now - refused <= least + secs(60), "{told:?}");
+    }
+    let mut upstream = live(begin);
+    upstream.on_retry_after(begin, secs(90));
+    assert!(upstream.is_live(), "only a failed attempt is put off");
+}
+
+#[test]
+fn something_unreadable_costs_the_connection_and_not_the_session() {
+    let mut now = start();
+    let mut upstream = live(now);
+    say(&mut upstream, now, &dispatch(2));
+    upstream.on_broken(now);
+    assert_eq!(actions(&mut upstream), [UpstreamAction::Close(CloseCode::DECODE_ERROR)]);
+    assert!(!CloseCode::DECODE_ERROR.ends_session());
+    assert_eq!(sent(&resuming(&mut upstream, &mut now))[0]["d"]["seq"], 2);
+}
+
+#[test]
+fn a_replay_that_is_unreadable_each_time_ends_the_session_after_several_attempts() {
+    let mut now = start();
+    let mut upstream = live(now);
+    upstream.on_broken(now);
+    for _ in 1..BROKEN_MAX {
+        actions(&mut upstream);
+        assert_eq!(sent_ops(&resuming(&mut upstream, &mut now)), [6]);
+        upstream.on_broken(now);
+    }
+    // One that gets further begins the count anew.
+    actions(&mut upstream);
+    resuming(&mut upstream, &mut now);
+    say(&mut upstream, now, &dispatch(2));
+    for _ in 0..=BROKEN_MAX {
+        upstream.on_broken(now);
+        actions(&mut upstream);
+        now = upstream.due().unwrap();
+        upstream.on_timeout(now);
+        let asked = actions(&mut upstream);
+        if asked == [UpstreamAction::IdentifyWanted] {
+            return;
+        }
+        upstream.on_open(now);
+        say(&mut upstream, now, HELLO);
+        actions(&mut upstream);
+    }
+    panic!("it asks for the same replay for ever");
+}
+
+#[test]
+fn without_a_resume_url_the_main_host_is_resumed_at() {
+    for url in ["", r#","resume_gateway_url":null"#] {
+        let mut now = start();
+        let mut upstream = identified(now);
+        let ready = format!(r#"{{"t":"READY","s":1,"op":0,"d":{{"session_id":"abc"{url}}}}}"#);
+        assert_eq!(say(&mut upstream, now, &ready), Received::Ready);
+        upstream.on_closed(now, None);
+        assert_eq!(next(&mut upstream, &mut now), [UpstreamAction::Connect(MAIN.to_owned())], "{url}");
+    }
+}
+
+#[test]
+fn a_jump_of_the_sequence_is_taken_and_resumed_from() {
+    let mut now = start();
+    let mut upstream = live(now);
+    assert_eq!(say(&mut upstream, now, &dispatch(5)), Received::Dispatch);
+    assert_eq!(say(&mut upstream, now, &dispatch(3)), Received::Handled, "a number that was passed is not given out");
+    assert_eq!(say(&mut upstream, now, &dispatch(1_000_000)), Received::Dispatch);
+    upstream.on_closed(now, None);
+    assert_eq!(sent(&resuming(&mut upstream, &mut now))[0]["d"]["seq"], 1_000_000);
+}
+
+#[test]
+fn unknown_ops_and_a_second_hello_change_nothing_and_unknown_events_are_passed_on() {
+    let now = start();
+    let mut upstream = live(now);
+    for payload in [
+        r#"{"t":null,"s":null,"op":99,"d":{"op":7}}"#,
+        r#"{"t":null,"s":null,"op":2,"d":null}"#,
+        r#"{"op":18446744073709551616}"#,
+        r#"{"t":"TYPING_START","s":9}"#,
+        "{}",
+        HELLO,
+    ] {
+        let due = upstream.due();
+        assert_eq!(say(&mut upstream, now, payload), Received::Handled, "{payload}");
+        assert_eq!((actions(&mut upstream), upstream.due(), upstream.is_live()), (vec![], due, true), "{payload}");
+    }
+    assert_eq!(say(&mut upstream, now, r#"{"t":"OF_TOMORROW","s":2,"op":0,"d":[]}"#), Received::Dispatch);
+}
+
+#[test]
+fn a_replay_of_100_000_events_is_given_out_whole_and_in_order() {
+    let mut now = start();
+    let mut upstream = live(now);
+    upstream.on_closed(now, None);
+    resuming(&mut upstream, &mut now);
+    let mut beats = 0;
+    for s in 2..100_002 {
+        now += ms(1);
+        assert_eq!(say(&mut upstream, now, &dispatch(s)), Received::Dispatch);
+        if upstream.due().is_some_and(|due| due <= now) {
+            upstream.on_timeout(now);
+            // Its ACK comes behind the replay.
+            assert_eq!(sent_ops(&actions(&mut upstream)), [1], "at {s}");
+            beats += 1;
+        }
+    }
+    assert!(beats >= 2, "100 s with a beat every 40 s");
+    say(&mut upstream, now, r#"{"t":"RESUMED","s":100002,"op":0,"d":{}}"#);
+    assert_eq!((upstream.is_live(), upstream.counts().repeated), (true, 0));
+}

@@ -174,7 +174,10 @@ fn our_own_upgrade_request_is_one_that_we_accept() {
 fn an_answer_that_is_not_our_101_is_an_error() {
     let response = |head: &str| format!("{head}\r\n\r\n").into_bytes();
     let answer = |head: &str| parse_upgrade_response(&response(head), NONCE);
-    assert_eq!(answer("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5"), Err(HttpError::Status(503)));
+    let refused = |status, retry_after_s| Err(HttpError::Status { status, retry_after_s });
+    assert_eq!(answer("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5"), refused(503, Some(5)));
+    assert_eq!(answer("HTTP/1.1 429 Too Many Requests\r\nretry-after: -1"), refused(429, None));
+    assert_eq!(answer("HTTP/1.1 502 Bad Gateway\r\nRetry-After: Wed, 21 Oct 2026 07:28:00 GMT"), refused(502, None));
     let switching = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade";
     assert_eq!(answer(switching), Err(HttpError::WrongAccept));
     assert_eq!(answer(&format!("{switching}\r\nSec-WebSocket-Accept: {KEY}")), Err(HttpError::WrongAccept));

@@ -281,3 +281,13 @@ proptest! {
         properties::scan(&payload);
     }
 }
+
+#[test]
+fn text_that_is_not_utf_8_is_refused_where_it_begins() {
+    let mut payload = br#"{"t":"A","s":1,"op":0,"d":{"text":"x"}}"#.to_vec();
+    assert!(scan_text(&payload).is_ok());
+    let at = payload.iter().position(|it| *it == b'x').unwrap();
+    payload[at] = 0xC3;
+    assert!(scan(&payload).is_ok());
+    assert_eq!(scan_text(&payload), Err(ScanError::NotUtf8 { offset: at }));
+}

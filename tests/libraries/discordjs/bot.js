@@ -44,7 +44,36 @@ const portrait = guild =>
       }
     : { id: guild.id, unavailable: true };
 
+// The cache of a guild, as much of it as both libraries have.
+const state = guild =>
+  guild.available
+    ? {
+        id: guild.id,
+        name: guild.name,
+        member_count: guild.memberCount,
+        channels: guild.channels.cache
+          .filter(it => !it.isThread())
+          .map(it => [it.id, it.name, it.type, it.rawPosition, it.parentId, it.topic ?? null]),
+        threads: guild.channels.cache
+          .filter(it => it.isThread())
+          .map(it => [it.id, it.name, it.parentId, it.archived, it.locked]),
+        roles: guild.roles.cache.map(it => [
+          it.id, it.name, it.rawPosition, String(it.permissions.bitfield), it.colors.primaryColor, it.hoist, it.managed,
+        ]),
+        members: guild.members.cache.map(it => [
+          it.id, it.user.username, it.user.globalName, it.nickname, it.user.avatar, it.joinedTimestamp, it.pending,
+          ...it.roles.cache.map(role => role.id).sort(),
+        ]),
+        emojis: guild.emojis.cache.map(it => [it.id, it.name, it.animated, it.available]),
+        stickers: guild.stickers.cache.map(it => [it.id, it.name]),
+        voice: guild.voiceStates.cache
+          .filter(it => it.channelId)
+          .map(it => [it.id, it.channelId, it.selfMute, it.sessionId]),
+      }
+    : { id: guild.id, unavailable: true };
+
 const commands = {
+  state: () => tell({ event: 'state', guilds: client.guilds.cache.map(state) }),
   guilds: () => tell({ event: 'guilds', guilds: client.guilds.cache.map(portrait) }),
   members: async id => {
     const members = await client.guilds.cache.get(id).members.fetch();

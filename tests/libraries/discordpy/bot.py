@@ -48,6 +48,8 @@ class Bot(discord.AutoShardedClient):
             match line.split():
                 case ["guilds"]:
                     tell(event="guilds", guilds=[portrait(guild) for guild in self.guilds])
+                case ["state"]:
+                    tell(event="state", guilds=[state(guild) for guild in self.guilds])
                 case ["members", guild_id]:
                     asyncio.create_task(self.tell_members(int(guild_id)))
                 case ["close"]:
@@ -73,6 +75,38 @@ def portrait(guild):
         "threads": names(guild.threads),
         "roles": names(guild.roles),
         "emojis": names(guild.emojis),
+    }
+
+
+def state(guild):
+    """The cache of a guild, as much of it as both libraries have."""
+    if guild.unavailable:
+        return {"id": str(guild.id), "unavailable": True}
+    return {
+        "id": str(guild.id),
+        "name": guild.name,
+        "member_count": guild.member_count,
+        "channels": [
+            [str(it.id), it.name, it.type.value, it.position, str(it.category_id), getattr(it, "topic", None)]
+            for it in guild.channels
+        ],
+        "threads": [[str(it.id), it.name, str(it.parent_id), it.archived, it.locked] for it in guild.threads],
+        "roles": [
+            [str(it.id), it.name, it.position, str(it.permissions.value), it.color.value, it.hoist, it.managed]
+            for it in guild.roles
+        ],
+        "members": [
+            [str(it.id), it.name, it.global_name, it.nick, it.display_avatar.key, it.joined_at.isoformat(), it.pending]
+            + sorted(str(role.id) for role in it.roles)
+            for it in guild.members
+        ],
+        "emojis": [[str(it.id), it.name, it.animated, it.available] for it in guild.emojis],
+        "stickers": [[str(it.id), it.name] for it in guild.stickers],
+        "voice": [
+            [str(id), str(voice.channel.id), voice.self_mute, voice.session_id]
+            for channel in guild.voice_channels
+            for id, voice in channel.voice_states.items()
+        ],
     }
 
 

@@ -69,6 +69,8 @@ class Bot:
         self.messages = {}
         self.members = {}
         self.guilds = None
+        # The library's whole cache, when it was asked for.
+        self.state = None
         self.is_all_ready = False
         self._changed = asyncio.Event()
         self._reader = asyncio.create_task(self._read())
@@ -110,6 +112,8 @@ class Bot:
                 self.is_all_ready = True
             case "guilds":
                 self.guilds = line["guilds"]
+            case "state":
+                self.state = line["guilds"]
             case "message":
                 self.messages.setdefault(line["shard"], []).append(line["number"])
             case "members":

@@ -65,16 +65,7 @@ class Stage:
         self.cable.plug("127.0.0.1", port)
 
     async def start_bot(self, library):
-        variables = {
-            "API": self.rest.url,
-            "GATEWAY": self.cable.url,
-            "TOKEN": TOKEN,
-            "SHARDS": str(SHARDS),
-            "INTENTS": str(INTENTS),
-            "PREFIX": "check ",
-        }
-        env = os.environ | variables
-        return Bot(await self.processes.start(library.name, library.bot, env, talks=True))
+        return await start_bot(self, library, library.name, self.rest, self.cable)
 
     async def order(self, what, body=b""):
         """`POST /fake/WHAT` to the fake Discord."""
@@ -98,9 +89,9 @@ class Stage:
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             return 0
 
-    async def _start_fake_discord(self):
+    async def _start_fake_discord(self, others=None):
         ready_file = self.folder / "discord.json"
-        options = [f"--{name}={value}" for name, value in FAKE_DISCORD.items()]
+        options = [f"--{name}={value}" for name, value in (FAKE_DISCORD | (others or {})).items()]
         if not self._shardgate:
             options.append(f"--resume-url={self.cable.url}")
         options.append(f"--ready-file={ready_file}")
@@ -133,6 +124,19 @@ class Stage:
 
         await until(is_ready, self.proxy, "shardgate")
         return port
+
+
+async def start_bot(stage, library, name, rest, cable):
+    """A bot that finds Discord's REST at `rest` and its gateway at the end of `cable`."""
+    variables = {
+        "API": rest.url,
+        "GATEWAY": cable.url,
+        "TOKEN": TOKEN,
+        "SHARDS": str(SHARDS),
+        "INTENTS": str(INTENTS),
+        "PREFIX": "check ",
+    }
+    return Bot(await stage.processes.start(name, library.bot, os.environ | variables, talks=True))
 
 
 async def until(condition, process, name):
