@@ -16,6 +16,18 @@ test:
 load *options:
     cargo run --release -p loadtest -- run {{options}}
 
+# what a guild and a member cost, as a table (just memory --judge)
+memory *options:
+    cargo run --release -p loadtest -- memory {{options}}
+
+# memory and state after a long time of changes, against a fresh proxy (just churn --minutes 30)
+churn *options:
+    cargo run --release -p loadtest -- churn {{options}}
+
+# every client gets its whole state at once
+identify *options:
+    cargo run --release -p loadtest -- identify {{options}}
+
 # discord.js, discord.py and twilight, unmodified
 libraries *options:
     tests/libraries/run {{options}}

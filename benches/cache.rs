@@ -1,16 +1,22 @@
 //! What the cache costs: applying one event of each busy type, taking a large guild apart, and putting guilds together.
 //!
-//! The events are applied to a guild of some 1 MiB (1,400 members, 200 channels), again and again with the same effect.
+//! The events are applied to a guild of some 1 MiB (1,400 members, 200 channels), again and again with the same effect; members
+//! are replaced in guilds of up to 500,000, where the slowest of a hundred counts too, which is printed.
 
 #[path = "../src/cache/tests/fixture.rs"]
 mod fixture;
 
 use std::hint::black_box;
+use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use fixture::{FIRST_CHANNEL, FIRST_ROLE, FIRST_THREAD, FIRST_USER, LARGE, Size, USUAL, in_guild};
 use shardgate::cache::{Cache, CacheFlags, Shapes};
 use shardgate::wire::GuildId;
+
+/// As the proxy has it.
+#[global_allocator]
+static ALLOCATOR: jemallocator::Jemalloc = jemallocator::Jemalloc;
 
 const GUILD: u64 = 600_000_000_000_000_000;
 
@@ -52,6 +58,7 @@ fn events() -> Vec<(&'static str, String)> {
         ("VOICE_STATE_UPDATE", in_guild(GUILD, &fixture::voice_state(user, GUILD + FIRST_CHANNEL))),
         ("GUILD_MEMBER_UPDATE", in_guild(GUILD, &member)),
         ("GUILD_MEMBER_ADD", in_guild(GUILD, &member)),
+        ("GUILD_MEMBERS_CHUNK of 100", chunk(0..100)),
         ("GUILD_MEMBER_REMOVE", leave),
         ("CHANNEL_UPDATE", in_guild(GUILD, &channel)),
         ("THREAD_UPDATE", thread),
@@ -65,10 +72,12 @@ fn apply(c: &mut Criterion) {
     let mut group = c.benchmark_group("cache/apply");
     let mut cache = cache_of(LARGE);
     for (event, d) in events() {
+        let event_type = event.split(' ').next().unwrap_or(event).as_bytes();
         group.throughput(Throughput::Bytes(d.len() as u64));
-        group.bench_function(event, |b| b.iter(|| cache.apply(event.as_bytes(), black_box(d.as_bytes()))));
+        group.bench_function(event, |b| b.iter(|| cache.apply(event_type, black_box(d.as_bytes()))));
     }
-    for (name, size) in [("GUILD_CREATE usual", USUAL), ("GUILD_CREATE 1 MiB", LARGE)] {
+    let huge = Size { members: 4_600, ..LARGE };
+    for (name, size) in [("GUILD_CREATE usual", USUAL), ("GUILD_CREATE 1 MiB", LARGE), ("GUILD_CREATE 3 MB", huge)] {
         let d = fixture::guild(GUILD, size);
         group.throughput(Throughput::Bytes(d.len() as u64));
         group.bench_function(name, |b| b.iter(|| cache.apply(b"GUILD_CREATE", black_box(d.as_bytes()))));
@@ -76,11 +85,63 @@ fn apply(c: &mut Criterion) {
     group.finish();
 }
 
+/// GUILD_MEMBERS_CHUNK, its keys in Discord's order.
+fn chunk(members: std::ops::Range<u64>) -> String {
+    let members: Vec<_> = members.map(|n| fixture::member(FIRST_USER + n, &[GUILD + FIRST_ROLE + n % 9])).collect();
+    let members = members.join(",");
+    format!(
+        r#"{{"presences":[],"not_found":[],"nonce":"x","members":[{members}],"guild_id":"{GUILD}","chunk_index":0,"chunk_count":1}}"#
+    )
+}
+
+/// GUILD_MEMBER_UPDATE of members at random.
+#[expect(clippy::disallowed_methods, reason = "criterion has no percentiles")]
+fn replace(c: &mut Criterion) {
+    let mut group = c.benchmark_group("cache/replace");
+    for members in [100_u64, 10_000, 500_000] {
+        let mut cache = cache_of(Size { members: 0, ..USUAL });
+        for first in (0..members).step_by(1000) {
+            let d = chunk(first..members.min(first + 1000));
+            cache.apply(b"GUILD_MEMBERS_CHUNK", d.as_bytes()).expect("the chunk is JSON");
+        }
+        let mut rng = fastrand::Rng::with_seed(1);
+        let updates: Vec<String> = (0..20_000)
+            .map(|n| {
+                let member = fixture::member(FIRST_USER + rng.u64(..members), &[GUILD + FIRST_ROLE + n % 15]);
+                let nick = format!("\"nick\":\"{}\"", "n".repeat(n as usize % 20));
+                in_guild(GUILD, &member.replace("\"nick\":null", &nick))
+            })
+            .collect();
+        let mut times: Vec<Duration> = Vec::with_capacity(updates.len());
+        for update in &updates {
+            let start = Instant::now();
+            cache.apply(b"GUILD_MEMBER_UPDATE", black_box(update.as_bytes())).expect("the update is JSON");
+            times.push(start.elapsed());
+        }
+        times.sort_unstable();
+        let mean = times.iter().sum::<Duration>() / times.len() as u32;
+        let at = |share: f64| times[(times.len() as f64 * share) as usize];
+        println!(
+            "replace in {members}: mean {mean:?}, p50 {:?}, p99 {:?}, p99.9 {:?}, worst {:?}",
+            at(0.5),
+            at(0.99),
+            at(0.999),
+            times[times.len() - 1]
+        );
+        let mut next = updates.iter().cycle();
+        group.bench_function(format!("GUILD_MEMBER_UPDATE in {members}"), |b| {
+            b.iter(|| cache.apply(b"GUILD_MEMBER_UPDATE", next.next().map_or(b"", |it| it.as_bytes())));
+        });
+    }
+    group.finish();
+}
+
 fn touches(c: &mut Criterion) {
     let mut group = c.benchmark_group("cache/touches");
     let cache = cache_of(LARGE);
-    for (event, d) in events().into_iter().take(2) {
-        group.bench_function(event, |b| b.iter(|| cache.touches(black_box(event.as_bytes()), black_box(d.as_bytes()))));
+    for (event, d) in events().into_iter().take(6) {
+        let event_type = event.split(' ').next().unwrap_or(event).as_bytes();
+        group.bench_function(event, |b| b.iter(|| cache.touches(black_box(event_type), black_box(d.as_bytes()))));
     }
     group.finish();
 }
@@ -104,5 +165,5 @@ fn write(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, apply, touches, write);
+criterion_group!(benches, apply, replace, touches, write);
 criterion_main!(benches);

@@ -158,13 +158,14 @@ fn idle_connections() -> usize {
 fn floods_end_with_the_connection_that_sends_them() {
     let beats = text("{\"op\":1,\"d\":null}").repeat(1000);
     let presence = "{\"op\":3,\"d\":{\"since\":null,\"activities\":[],\"status\":\"idle\",\"afk\":false}}";
-    let wish = "{\"op\":8,\"d\":{\"guild_id\":\"1\",\"query\":\"\",\"limit\":0}}";
+    let wish = "{\"op\":8,\"d\":{\"guild_id\":\"GUILD\",\"query\":\"\",\"limit\":0}}";
+    let wishes = |guild: &str| text(&wish.replace("GUILD", guild)).repeat(1000);
     let floods: Vec<(&str, Vec<u8>)> = vec![
+        ("requests for members", Vec::new()),
         ("heartbeats", beats.clone()),
         ("pings", frame(ws::PING, &[b'x'; 125]).repeat(1000)),
         ("pongs", frame(ws::PONG, b"").repeat(1000)),
         ("presences", text(presence).repeat(1000)),
-        ("requests for members", text(wish).repeat(1000)),
         ("unknown sessions", text(&resume("0123456789abcdef0123456789abcdef", 1)).repeat(1000)),
     ];
     on_each_backend(json!({}), async |bench| {
@@ -174,7 +175,11 @@ fn floods_end_with_the_connection_that_sends_them() {
                 let mut attacker = if is_guess {
                     Raw::open(&bench.proxy.url, "/?v=10&encoding=json").await
                 } else {
-                    identified(&bench.proxy.url, [1, SHARDS]).await.0
+                    let (attacker, ready, _) = identified(&bench.proxy.url, [1, SHARDS]).await;
+                    if bytes.is_empty() {
+                        attacker.link.send(&wishes(ready["guilds"][0]["id"].as_str().unwrap()));
+                    }
+                    attacker
                 };
                 attacker.link.send(bytes);
                 assert_eq!(attacker.close_code().await, 4008, "{name}");

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use common::judged::{self, assert_faultless, has};
 use common::proxy::Proxy;
+use common::raw::identified;
 use common::stats::connected;
 use common::{order, stats, stats_until, with_discord};
 use loadtest::client::Client;
@@ -110,12 +111,39 @@ fn payloads_that_make_no_sense_cost_a_connection_or_nothing() {
 }
 
 #[test]
+fn a_d_that_is_no_json_is_passed_on_and_spoils_no_state() {
+    with_discord(&["--shards", "1", "--guilds", "1"], async |discord: Address| {
+        let proxy = Proxy::start(&discord, &[], json!({})).await;
+        let (mut client, ready, seq) = identified(&proxy.url, [0, 1]).await;
+        let guild = ready["guilds"][0]["id"].as_str().unwrap();
+        let broken = [
+            format!(r#"{{"guild_id":"{guild}","role":{{"id":"17","name":}}}}"#),
+            format!(r#"{{"guild_id":"{guild}","role":}}"#),
+            format!(r#"{{"guild_id":"{guild}","role":[}}}}"#),
+        ];
+        for (number, d) in (seq + 1..).zip(&broken) {
+            // Its number is Discord's next one, as the READY and the guild had theirs.
+            order(&discord, "skip?shard=0&by=1", "").await;
+            let payload = |s| format!(r#"{{"t":"GUILD_ROLE_CREATE","s":{s},"op":0,"d":{d}}}"#);
+            order(&discord, "say?shard=0", &payload(number)).await;
+            assert_eq!(client.until("GUILD_ROLE_CREATE").await, payload(number));
+        }
+        order(&discord, "emit?shard=0", r#"{"t":"AFTER","d":{}}"#).await;
+        client.until(&format!(r#"{{"t":"AFTER","s":{},"#, seq + 1 + broken.len() as u64)).await;
+        // READY and the guild of a new client are whole: they are parsed here.
+        drop(identified(&proxy.url, [0, 1]).await);
+        assert_eq!(stats(&discord).await["upgrades"], 1);
+        proxy.stop().await;
+    });
+}
+
+#[test]
 fn a_jump_of_the_sequence_is_no_gap_for_clients() {
     with_discord(&["--shards", "1", "--guilds", "1"], async |discord: Address| {
         let proxy = Proxy::start(&discord, &[], json!({})).await;
         let clients = join_all(&proxy, 1).await;
         let late = judged::join(&proxy.url, [0, 1], Compression::Zlib).await;
-        for round in 1..=3 {
+        for round in 1..=2 {
             burst(&discord, 0, 10).await;
             order(&discord, "skip?shard=0&by=5000", "").await;
             burst(&discord, 0, 10).await;
@@ -190,15 +218,14 @@ fn a_replay_of_100_000_events_is_complete() {
 
 #[test]
 fn an_upgrade_that_is_refused_is_tried_again_no_sooner_than_told() {
-    with_discord(&["--shards", "1", "--guilds", "1"], async |discord: Address| {
+    with_discord(&["--shards", "4", "--guilds", "1"], async |discord: Address| {
         let proxy = Proxy::start(&discord, &[], json!({})).await;
-        let clients = join_all(&proxy, 1).await;
-        for (round, query) in
-            [(1, "status=429&retry_after=1"), (2, "status=502"), (3, "status=500"), (4, "status=503&retry_after=1")]
-        {
+        let clients = join_all(&proxy, 4).await;
+        let refusals = ["status=429&retry_after=1", "status=502", "status=500", "status=503&retry_after=1"];
+        for (shard, query) in refusals.iter().enumerate() {
             order(&discord, &format!("refuse?count=1&{query}"), "").await;
-            order(&discord, "drop?shard=0&events=10", "").await;
-            has(&clients[0], 10 * round).await;
+            order(&discord, &format!("drop?shard={shard}&events=10"), "").await;
+            has(&clients[shard], 10).await;
         }
         assert_unnoticed(&discord, &clients).await;
         assert_eq!(stats(&discord).await["upgrades_refused"], 4);

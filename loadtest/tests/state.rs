@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 use common::proxy::{Proxy, binary, on_backends};
-use common::raw::{Raw, good};
-use common::{order, stats, with_discord};
+use common::raw::{Raw, good, identified, resume};
+use common::{order, stats, stats_until, with_discord};
 use loadtest::discord::Address;
 use loadtest::http;
 use loadtest::state::digest::Digest;
@@ -172,6 +172,24 @@ fn with_an_address_of_their_own_the_operators_pages_leave_the_gateways_port() {
         assert_eq!(admin(&format!("/cache/guild/{guild}")).await.0, 200);
         assert_eq!(admin("/nothing").await.0, 404);
         proxy.stop().await;
+    });
+}
+
+#[test]
+fn a_session_is_not_replayed_from_before_guilds_that_have_changed_since() {
+    with_discord(&["--shards", "2", "--guilds", "3", "--members", "5"], async |discord: Address| {
+        let mut sessions = Vec::new();
+        for shard in [0, 1] {
+            let (raw, ready, last) = identified(&discord.gateway, [shard, 2]).await;
+            raw.link.cut();
+            sessions.push((ready["session_id"].as_str().unwrap().to_owned(), last));
+        }
+        order(&discord, "live?events=20", "").await;
+        stats_until(&discord, |it| it["life_left"] == 0).await;
+        let mut whole = Raw::saying(&discord.gateway, &resume(&sessions[0].0, sessions[0].1)).await;
+        whole.dispatch("RESUMED").await;
+        let mut before = Raw::saying(&discord.gateway, &resume(&sessions[1].0, 1)).await;
+        before.until("\"op\":9,\"d\":false").await;
     });
 }
 

@@ -399,7 +399,7 @@ mod tests {
         let (status, body) = get_with("/readyz", &process, &|| reports(&[2, 2]));
         let why =
             "waits for the limit of IDENTIFYs to reset in 4 h 0 min (10 of 1000 left, a reserve of 10 is not spent)";
-        assert_eq!((status, body), (503, format!("shard 0: identifying\nshard 1: {why}\n")));
+        assert_eq!((status, body), (503, format!("shard 0: in state 2\nshard 1: {why}\n")));
     }
 
     #[test]

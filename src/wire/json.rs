@@ -114,13 +114,17 @@ fn first_quote_or_escape(word: u64) -> Option<usize> {
 /// Whether a raw key spells `name`, which holds no escapes; the key may.
 pub fn key_is(key: &[u8], name: &str) -> bool {
     // An escape is longer than what it stands for, so that most keys are told apart by their length.
-    key == name.as_bytes() || (key.len() > name.len() && memchr(b'\\', key).is_some() && spells(key, name.as_bytes()))
+    key == name.as_bytes() || (key.len() > name.len() && has_escape(key) && spells(key, name.as_bytes()))
 }
 
 /// Whether two raw keys spell the same name.
 pub fn same_key(one: &[u8], other: &[u8]) -> bool {
-    one == other
-        || ((memchr(b'\\', one).is_some() || memchr(b'\\', other).is_some()) && unescape(one) == unescape(other))
+    one == other || ((has_escape(one) || has_escape(other)) && unescape(one) == unescape(other))
+}
+
+/// Whether a key holds a backslash. Keys are short: a loop that the compiler unrolls ends before `memchr` has begun.
+fn has_escape(key: &[u8]) -> bool {
+    key.contains(&b'\\')
 }
 
 /// Whether `value` is an object, by its first byte.
@@ -322,7 +326,14 @@ impl<'a> Walk<'a> {
     /// Jumps over an object or array, `text[at]` being its bracket. The stack of open brackets is one bit each.
     fn container(&mut self) -> Result<(), Invalid> {
         let (mut objects, mut depth) = (0_u128, 0);
-        while let Some(byte) = self.peek() {
+        loop {
+            // Most bytes between two strings are none of these.
+            let Some(skipped) = self.text[self.at..].iter().position(|&byte| IS_STRUCTURE[usize::from(byte)]) else {
+                self.at = self.text.len();
+                return Err(self.invalid());
+            };
+            self.at += skipped;
+            let byte = self.text[self.at];
             match byte {
                 b'"' => {
                     self.string()?;
@@ -350,12 +361,14 @@ impl<'a> Walk<'a> {
             }
             self.at += 1;
         }
-        Err(self.invalid())
     }
 
     fn scalar(&mut self) -> Result<(), Invalid> {
         let rest = &self.text[self.at..];
-        let len = rest.iter().position(|byte| b",]}: \t\r\n".contains(byte)).unwrap_or(rest.len());
+        let len = rest
+            .iter()
+            .position(|byte| matches!(byte, b',' | b']' | b'}' | b':' | b' ' | b'\t' | b'\r' | b'\n'))
+            .unwrap_or(rest.len());
         let word = &rest[..len];
         if !matches!(word, b"true" | b"false" | b"null") && !is_number(word) {
             return Err(self.invalid());
@@ -386,6 +399,17 @@ impl<'a> Walk<'a> {
         Invalid { offset: self.at.min(self.text.len()) }
     }
 }
+
+/// Quotes and brackets.
+const IS_STRUCTURE: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut at = 0;
+    while at < 5 {
+        table[b"\"{}[]"[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
 
 /// RFC 8259's `number`.
 fn is_number(word: &[u8]) -> bool {

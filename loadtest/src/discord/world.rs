@@ -53,6 +53,8 @@ pub struct Size {
     /// Of the listed members, how many are online and how many in voice.
     pub presence_share: f64,
     pub voice_share: f64,
+    /// Members without decorations and presences of one activity: some 0.7 kB a member with its share, instead of 1.1.
+    pub is_lean: bool,
 }
 
 impl Default for Size {
@@ -68,6 +70,7 @@ impl Default for Size {
             emojis: 0,
             presence_share: 1.0 / 3.0,
             voice_share: 0.1,
+            is_lean: false,
         }
     }
 }
@@ -103,7 +106,9 @@ impl World {
             PEOPLE.into_iter().chain(["large", "member_count"]).chain(Part::ALL.map(Part::key)).collect();
         let roles = |text: &str| text.replace("\"roles\":[\"@{g+2}\",\"@{g+4}\"]", "\"roles\":[@{roles}]");
         // Listed members show every key of a user with a value, those in events what most users have.
-        let member = roles(payload!("member")).replace("@{>user}", "@{>rich_user}");
+        let user = if size.is_lean { "@{>user}" } else { "@{>rich_user}" };
+        let member = roles(payload!("member")).replace("@{>user}", user);
+        let presence = if size.is_lean { payload!("presence_lean") } else { payload!("presence") };
         let voice_state =
             payload!("voice_state").replace("\"channel_id\":\"@{g+110}\"", "\"channel_id\":@{channel_id}");
         Self {
@@ -111,7 +116,7 @@ impl World {
             guild_update: compile(&parts::guild_update(&guild), &keys),
             member: compile(&member.replace("\"nick\":null", "\"nick\":@{nick}"), &["roles"]),
             bot_member: compile(payload!("bot_member"), &[]),
-            presence: compile(payload!("presence"), &[]),
+            presence: compile(presence, &[]),
             voice_state: compile(&voice_state, &["channel_id"]),
             ready: compile(payload!("ready"), &["shard", "shards", "session_id", "resume_url", "ready_guilds"]),
             base: base.map(|it| it.iter().map(|text| compile(text, &[])).collect()),
@@ -474,6 +479,17 @@ mod tests {
         ids.sort_unstable();
         ids.dedup();
         assert_eq!(ids.len(), count, "every object has its own id");
+    }
+
+    #[test]
+    fn a_lean_member_has_the_size_that_the_memory_is_judged_for() {
+        let size = Size { members: 100, big_guild: 0, presence_share: 0.4, is_lean: true, ..Size::default() };
+        let [one, many] = [Size { members: 1, ..size.clone() }, size].map(|size| {
+            let mut out = Vec::new();
+            World::new(size).guild(0, 1, &mut out);
+            out.len()
+        });
+        assert!((680..740).contains(&((many - one) / 99)), "{} bytes", (many - one) / 99);
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub const SPECS: &[Spec] = &[
     ("emojis", Some("N"), "of each guild on top of 2, default 18"),
     ("presence-share", Some("X"), "of the members, how many are online; default 0.4"),
     ("voice-share", Some("X"), "of the members, how many are in voice; default 0.1"),
+    ("rich", None, "1.1 kB a member with its share instead of 0.7: decorations, two activities a presence"),
     ("seed", Some("N"), "default 1"),
     ("proxy", Some("PATH"), "the proxy's binary; default: build it in release mode"),
     ("backend", Some("NAME"), "the proxy's: auto, io_uring, epoll; default auto"),
@@ -38,6 +39,7 @@ pub struct Options {
     pub emojis: u32,
     pub presence_share: f64,
     pub voice_share: f64,
+    pub is_rich: bool,
     /// Members of the first guild of each shard, if more than `members`.
     pub big_guild: u32,
     pub seed: u64,
@@ -64,6 +66,7 @@ impl Options {
             emojis: args.get("emojis", 18)?,
             presence_share: args.get("presence-share", 0.4)?,
             voice_share: args.get("voice-share", 0.1)?,
+            is_rich: args.has("rich"),
             big_guild: 0,
             seed: args.get("seed", 1)?,
             proxy: args.text("proxy").map(PathBuf::from),
@@ -114,6 +117,7 @@ impl Options {
             ("identify-interval-ms", "0".to_owned()),
             ("identify-limit", "1000000".to_owned()),
         ];
-        words.into_iter().flat_map(|(name, value)| [format!("--{name}"), value]).collect()
+        let lean = (!self.is_rich).then(|| "--lean".to_owned());
+        words.into_iter().flat_map(|(name, value)| [format!("--{name}"), value]).chain(lean).collect()
     }
 }

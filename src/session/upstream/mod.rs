@@ -96,8 +96,6 @@ struct Session {
     resume_url: String,
     /// The last sequence number received.
     sequence: u64,
-    /// Connections that broke over something unreadable since `sequence` last moved.
-    broken: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,6 +152,8 @@ pub struct Upstream {
     new_latency: Option<Duration>,
     backoff: Backoff,
     resume_host_failures: u32,
+    /// Connections that broke over something unreadable since the session's sequence last moved.
+    broken: u32,
     rng: fastrand::Rng,
     actions: VecDeque<UpstreamAction>,
     counts: UpstreamCounts,
@@ -184,6 +184,7 @@ impl Upstream {
             new_latency: None,
             backoff: Backoff::new(fastrand::Rng::with_seed(seed ^ 1)),
             resume_host_failures: 0,
+            broken: 0,
             rng: fastrand::Rng::with_seed(seed),
             actions: VecDeque::new(),
             counts: UpstreamCounts::default(),
@@ -362,11 +363,9 @@ impl Upstream {
     /// Discord sent something that is not a gateway payload: the connection cannot be trusted, the session can, unless it is broken
     /// at the same place each time.
     pub fn on_broken(&mut self, now: Instant) {
-        if let Some(session) = &mut self.session {
-            session.broken += 1;
-            if session.broken > BROKEN_MAX {
-                self.session = None;
-            }
+        self.broken += 1;
+        if self.broken > BROKEN_MAX {
+            self.session = None;
         }
         self.reconnect(now, CloseCode::DECODE_ERROR);
     }
@@ -399,7 +398,7 @@ impl Upstream {
         };
         if name == b"RESUMED" {
             session.sequence = session.sequence.max(envelope.sequence.unwrap_or(0));
-            session.broken = 0;
+            self.broken = 0;
             self.resume_host_failures = 0;
             self.state = State::Live;
             self.backoff.on_live(now);
@@ -411,7 +410,7 @@ impl Upstream {
                 return Received::Handled;
             }
             session.sequence = sequence;
-            session.broken = 0;
+            self.broken = 0;
         }
         if let State::Resuming { since } = &mut self.state {
             *since = now;
@@ -428,8 +427,9 @@ impl Upstream {
             return Received::Handled;
         };
         let resume_url = ready.resume_gateway_url.unwrap_or_else(|| self.settings.gateway_url.clone());
-        self.session = Some(Session { id: ready.session_id, resume_url, sequence: sequence.unwrap_or(1), broken: 0 });
+        self.session = Some(Session { id: ready.session_id, resume_url, sequence: sequence.unwrap_or(1) });
         self.resume_host_failures = 0;
+        self.broken = 0;
         self.state = State::Live;
         self.backoff.on_live(now);
         Received::Ready

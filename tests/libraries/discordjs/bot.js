@@ -54,21 +54,24 @@ const state = guild =>
         channels: guild.channels.cache
           .filter(it => !it.isThread())
           .map(it => [it.id, it.name, it.type, it.rawPosition, it.parentId, it.topic ?? null]),
+        // The library keeps threads that were archived, and was never shown those that were archived before it came.
         threads: guild.channels.cache
-          .filter(it => it.isThread())
-          .map(it => [it.id, it.name, it.parentId, it.archived, it.locked]),
+          .filter(it => it.isThread() && !it.archived)
+          .map(it => [it.id, it.name, it.parentId, it.locked]),
         roles: guild.roles.cache.map(it => [
           it.id, it.name, it.rawPosition, String(it.permissions.bitfield), it.colors.primaryColor, it.hoist, it.managed,
         ]),
         members: guild.members.cache.map(it => [
-          it.id, it.user.username, it.user.globalName, it.nickname, it.user.avatar, it.joinedTimestamp, it.pending,
+          it.id, it.user.username, it.user.globalName, it.nickname, it.joinedTimestamp, it.pending,
           ...it.roles.cache.map(role => role.id).sort(),
         ]),
         emojis: guild.emojis.cache.map(it => [it.id, it.name, it.animated, it.available]),
         stickers: guild.stickers.cache.map(it => [it.id, it.name]),
         voice: guild.voiceStates.cache
           .filter(it => it.channelId)
-          .map(it => [it.id, it.channelId, it.selfMute, it.sessionId]),
+          .map(it => [it.id, it.channelId, it.selfMute]),
+        avatars: guild.members.cache.map(it => [it.id, it.user.avatar]),
+        voice_sessions: guild.voiceStates.cache.filter(it => it.channelId).map(it => [it.id, it.sessionId]),
       }
     : { id: guild.id, unavailable: true };
 

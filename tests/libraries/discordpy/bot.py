@@ -90,22 +90,28 @@ def state(guild):
             [str(it.id), it.name, it.type.value, it.position, str(it.category_id), getattr(it, "topic", None)]
             for it in guild.channels
         ],
-        "threads": [[str(it.id), it.name, str(it.parent_id), it.archived, it.locked] for it in guild.threads],
+        "threads": [
+            [str(it.id), it.name, str(it.parent_id), it.locked] for it in guild.threads if not it.archived
+        ],
         "roles": [
             [str(it.id), it.name, it.position, str(it.permissions.value), it.color.value, it.hoist, it.managed]
             for it in guild.roles
         ],
         "members": [
-            [str(it.id), it.name, it.global_name, it.nick, it.display_avatar.key, it.joined_at.isoformat(), it.pending]
+            [str(it.id), it.name, it.global_name, it.nick, it.joined_at.isoformat(), it.pending]
             + sorted(str(role.id) for role in it.roles)
             for it in guild.members
         ],
         "emojis": [[str(it.id), it.name, it.animated, it.available] for it in guild.emojis],
         "stickers": [[str(it.id), it.name] for it in guild.stickers],
         "voice": [
-            [str(id), str(voice.channel.id), voice.self_mute, voice.session_id]
+            [str(id), str(voice.channel.id), voice.self_mute]
             for channel in guild.voice_channels
             for id, voice in channel.voice_states.items()
+        ],
+        "avatars": [[str(it.id), it.avatar.key if it.avatar else None] for it in guild.members],
+        "voice_sessions": [
+            [str(id), voice.session_id] for channel in guild.voice_channels for id, voice in channel.voice_states.items()
         ],
     }
 

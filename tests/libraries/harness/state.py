@@ -18,6 +18,9 @@ EVENTS = 10_000
 FAKE_DISCORD = {"big-guild": 0, "guilds": 6, "identify-limit": 1000}
 # The libraries that can tell their cache.
 LIBRARIES = ("discordjs", "discordpy")
+# What a library keeps as it saw it first although Discord told it anew (seen in 2026-11): the user of a member who comes back,
+# the session of who is in voice already. Only a bot that came late has them right.
+STALE = {"discordpy": {"avatars", "voice_sessions"}, "discordjs": set()}
 
 
 class Way:
@@ -75,8 +78,8 @@ async def play(library, stage, tally):
         await has(bot, 1)
         bot.say("state")
         await bot.until(lambda: bot.state is not None, START_S)
-    compare(proxied, late, "as a bot that comes to Discord itself", check)
-    compare(proxied, early, "as a bot that saw all events", check)
+    compare(proxied, late, "as a bot that comes to Discord itself", check, stale=set())
+    compare(proxied, early, "as a bot that saw all events", check, STALE[library.name])
     for bot in bots:
         bot.say("close")
         check("ends by itself with status 0", await exit_status(bot.process) == 0)
@@ -92,16 +95,17 @@ async def has(bot, number):
     return await bot.until(lambda: all(number in bot.messages.get(it, []) for it in range(SHARDS)), DELIVERY_S)
 
 
-def compare(bot, other, whom, check):
+def compare(bot, other, whom, check, stale):
     found, wanted = ({guild["id"]: guild for guild in it.state or []} for it in (bot, other))
     differ = {}
     for id in found.keys() | wanted.keys():
-        for key in found.get(id, {}).keys() | wanted.get(id, {}).keys():
+        for key in (found.get(id, {}).keys() | wanted.get(id, {}).keys()) - stale:
             a, b = (normal(it.get(id, {}).get(key)) for it in (wanted, found))
             if a != b:
                 only = lambda x, y: [it for it in x if it not in y] if isinstance(x, list) else x
                 differ[f"{id} {key}"] = {"wanted": only(a, b or []), "found": only(b, a or [])}
-    counts = {key: sum(len(it.get(key, ())) for it in found.values()) for key in ("channels", "threads", "roles", "members", "emojis")}
+    keys = ("channels", "threads", "roles", "members", "emojis")
+    counts = {key: sum(len(it.get(key, ())) for it in found.values()) for key in keys}
     told = ", ".join(f"{count} {key}" for key, count in counts.items())
     check(f"holds the same {len(found)} guilds ({told}) {whom}", found and not differ, differ)
 
