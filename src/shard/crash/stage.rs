@@ -351,7 +351,7 @@ impl Stage {
                 (shard, disk)
             }
             None => {
-                let mut shard = Shard::new(settings(), seed, self.now);
+                let mut shard = Shard::new(settings(), Shapes::default(), seed, self.now);
                 shard.begin_journal();
                 (shard, Disk::default())
             }
