@@ -32,6 +32,6 @@ sim seeds="10000":
 seed number:
     SIM_SEED={{number}} cargo test --release --test sim -- --nocapture
 
-# one fuzz target for a minute: frame, scan, http_upgrade, inflate, client_payload (needs cargo-fuzz and a nightly)
+# one fuzz target for a minute: frame, scan, http_upgrade, inflate, client_payload, wal, blob (needs cargo-fuzz and a nightly)
 fuzz target seconds="60":
     cargo +nightly fuzz run {{target}} -- -max_total_time={{seconds}}

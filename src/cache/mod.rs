@@ -55,6 +55,26 @@ pub struct CacheFlags {
     pub voice_states: bool,
 }
 
+impl CacheFlags {
+    /// One bit per flag, for what is written to disk: their order must not change.
+    pub fn bits(self) -> u16 {
+        let flags = [
+            self.channels,
+            self.presences,
+            self.emojis,
+            self.current_member,
+            self.members,
+            self.roles,
+            self.scheduled_events,
+            self.stage_instances,
+            self.stickers,
+            self.users,
+            self.voice_states,
+        ];
+        flags.into_iter().enumerate().fold(0, |bits, (n, flag)| bits | u16::from(flag) << n)
+    }
+}
+
 impl Default for CacheFlags {
     /// gateway-proxy's defaults: channels, current_member and roles.
     fn default() -> Self {

@@ -62,11 +62,19 @@ fn rows(
         ("upstream_compression", config.upstream_compression.query_value().unwrap_or("none").to_owned()),
         ("cache", cached(config)),
         ("log", format!("{} bytes, {} s", config.log_bytes, config.log_keep.as_secs())),
+        ("data_dir", stored(config)),
         ("backend", if backend == Backend::IoUring { "io_uring".into() } else { "epoll".into() }),
         ("cores (CPU numbers)", format!("{cores:?}")),
         ("kernel", machine.kernel.clone()),
         ("open files, locked memory", format!("{}, {}", limit(machine.open_files), limit(machine.memlock))),
     ]
+}
+
+fn stored(config: &Config) -> String {
+    match &config.data_dir {
+        Some(path) => format!("{}, at most {} bytes", path.display(), config.disk_bytes),
+        None => "none: nothing survives a restart".into(),
+    }
 }
 
 /// The flags that are on.

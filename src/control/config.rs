@@ -16,6 +16,7 @@ use tracing::level_filters::LevelFilter;
 use super::keys::{Found, Keys, Refusal};
 use super::{address, presence};
 use crate::cache::CacheFlags;
+use crate::store::DISK_BYTES_MIN;
 use crate::wire::Compression;
 
 /// Read when neither the command line nor the environment names another.
@@ -27,11 +28,13 @@ pub const SHARDS_MAX: u64 = 65_536;
 const LOG_BYTES_DEFAULT: u64 = 256 << 20;
 const LOG_BYTES_MIN: u64 = 1 << 20;
 const LOG_BYTES_MAX: u64 = 1 << 40;
+const DISK_BYTES_DEFAULT: u64 = 4 << 30;
+const DISK_BYTES_MAX: u64 = 1 << 46;
 const LOG_SECONDS_DEFAULT: u64 = 300;
 const LOG_SECONDS_MAX: u64 = 7 * 24 * 3600;
 const CPUS_MAX: u64 = 4096;
 
-const KEYS: [&str; 27] = [
+const KEYS: [&str; 28] = [
     "log_level",
     "token",
     "intents",
@@ -54,6 +57,7 @@ const KEYS: [&str; 27] = [
     "backend",
     "upstream_compression",
     "data_dir",
+    "disk_bytes",
     "log_bytes",
     "log_seconds",
     "egress_proxy",
@@ -144,6 +148,8 @@ pub struct Config {
     pub backend: BackendWanted,
     pub upstream_compression: Compression,
     pub data_dir: Option<PathBuf>,
+    /// All files in `data_dir` together.
+    pub disk_bytes: u64,
     pub log_bytes: usize,
     pub log_keep: Duration,
 }
@@ -271,7 +277,10 @@ fn read_config(keys: &Keys<'_>, environment: &Environment, notices: &mut Vec<Not
                 ("none", Compression::None),
             ])
         })?,
-        data_dir: keys.get_nullable("data_dir").map(|it| read_data_dir(&it, notices)).transpose()?,
+        data_dir: keys.get_nullable("data_dir").map(|it| read_data_dir(&it)).transpose()?,
+        disk_bytes: keys
+            .get("disk_bytes")
+            .map_or(Ok(DISK_BYTES_DEFAULT), |it| it.integer(DISK_BYTES_MIN, DISK_BYTES_MAX))?,
         log_bytes: keys.get("log_bytes").map_or(Ok(LOG_BYTES_DEFAULT), |it| it.integer(LOG_BYTES_MIN, LOG_BYTES_MAX))?
             as usize,
         log_keep: Duration::from_secs(
@@ -378,17 +387,13 @@ fn read_cores(found: &Found<'_>) -> Result<CoresWanted, Refusal> {
     Ok(CoresWanted::List(cpus))
 }
 
-fn read_data_dir(found: &Found<'_>, notices: &mut Vec<Notice>) -> Result<PathBuf, Refusal> {
+fn read_data_dir(found: &Found<'_>) -> Result<PathBuf, Refusal> {
     const WANTED: &str = "a writable directory";
     let path = PathBuf::from(found.text(WANTED)?);
     let writable = rustix::fs::access(&path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
     if !path.is_dir() || writable.is_err() {
         return Err(found.refuse(WANTED));
     }
-    notices.push(Notice::Warning(
-        "`data_dir` is not used yet: this version keeps sessions and log in memory only, a restart identifies anew"
-            .into(),
-    ));
     Ok(path)
 }
 

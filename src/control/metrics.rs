@@ -11,6 +11,7 @@ use std::fmt::{self, Display, Write};
 use std::time::Duration;
 
 use crate::runtime::mesh::CoreReport;
+use crate::runtime::storage::mail::{StoreReport, WRITE_BUCKETS};
 use crate::shard::report::{LATENCY_BUCKETS, ShardReport};
 
 /// For the `Content-Type` header.
@@ -37,6 +38,9 @@ pub fn page(cores: &[CoreReport], process: &ProcessReport) -> String {
     gateway_proxys_own(&mut page, &shards);
     ours_by_shard(&mut page, &shards);
     ours_by_process(&mut page, cores, process);
+    if let Some(store) = cores.iter().find_map(|core| core.store.as_ref()) {
+        ours_of_the_store(&mut page, store);
+    }
     page.text
 }
 
@@ -182,6 +186,51 @@ fn ours_by_process(page: &mut Page, cores: &[CoreReport], process: &ProcessRepor
     page.line("shardgate_build_info", &[("version", &env!("CARGO_PKG_VERSION"))], &1);
 }
 
+/// Only with `data_dir`.
+fn ours_of_the_store(page: &mut Page, store: &StoreReport) {
+    let stats = &store.stats;
+    page.single(
+        "shardgate_store_lost",
+        "1 while the disk has failed and everything is kept in memory alone.",
+        &u8::from(store.is_lost),
+    );
+    page.family("shardgate_store_info", "gauge", "How the files in data_dir are read and written.");
+    page.line("shardgate_store_info", &[("files", &store.files)], &1);
+    for (name, help, value) in [
+        ("shardgate_store_errors_total", "Failures of the disk.", store.errors),
+        ("shardgate_store_written_bytes_total", "Bytes written to disk.", stats.written_bytes),
+        ("shardgate_store_batches_total", "Batches written to disk.", stats.batches),
+        ("shardgate_store_damaged_total", "Segments and checkpoints that the disk gave back damaged.", stats.damaged),
+    ] {
+        page.family(name, "counter", help);
+        page.line(name, &[], &value);
+    }
+    page.family("shardgate_store_disk_bytes", "gauge", "Bytes on disk, by kind of file; disk_bytes bounds the sum.");
+    for (kind, bytes) in [("wal", stats.wal_bytes), ("log", stats.log_bytes), ("state", stats.state_bytes)] {
+        page.line("shardgate_store_disk_bytes", &[("kind", &kind)], &bytes);
+    }
+    page.single(
+        "shardgate_store_state_live_bytes",
+        "Bytes of checkpoints that are the newest.",
+        &stats.state_live_bytes,
+    );
+    page.single("shardgate_store_wal_files", "Files of the write-ahead log.", &stats.wal_files);
+    const WRITES: &str = "shardgate_store_write_seconds";
+    page.family(WRITES, "histogram", "How long it took to write what all cores had sent.");
+    let mut below = 0;
+    for (bound, count) in WRITE_BUCKETS.iter().copied().chain([f64::INFINITY]).zip(store.writes.counts) {
+        below += count;
+        page.line(&format!("{WRITES}_bucket"), &[("le", &Number(bound))], &below);
+    }
+    page.line(&format!("{WRITES}_sum"), &[], &store.writes.sum.as_secs_f64());
+    page.line(&format!("{WRITES}_count"), &[], &below);
+    page.single(
+        "shardgate_store_write_seconds_max",
+        "The longest of them since the start.",
+        &store.writes.longest.as_secs_f64(),
+    );
+}
+
 struct Page {
     text: String,
 }
@@ -277,7 +326,14 @@ mod tests {
     }
 
     fn text() -> String {
-        let core = |core, shards| CoreReport { core, backend: "epoll", greeting: 2, log_dropped_early: 0, shards };
+        let core = |core, shards| CoreReport {
+            core,
+            backend: "epoll",
+            greeting: 2,
+            log_dropped_early: 0,
+            shards,
+            store: None,
+        };
         let process = ProcessReport {
             identify_remaining: 990,
             identify_waiting: 3,

@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::config::{Config, SHARDS_MAX};
 use super::keys::Refusal;
 use super::rest::GatewayBot;
-use crate::runtime::settings::{Backend, RuntimeSettings};
+use crate::runtime::settings::{Backend, RuntimeSettings, StorageSettings};
 
 /// Everything the runtime needs. Refuses when the configured range does not lie within the shards that there are.
 pub fn settings(
@@ -35,6 +35,11 @@ pub fn settings(
         cache: config.cache,
         log_bytes: config.log_bytes,
         log_keep: config.log_keep,
+        storage: config.data_dir.clone().map(|data_dir| StorageSettings {
+            data_dir,
+            disk_bytes: config.disk_bytes,
+            api_url: config.api_url.clone(),
+        }),
     })
 }
 

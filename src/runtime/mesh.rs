@@ -1,6 +1,7 @@
 //! The messages between cores, and between cores and the control thread: one closed enum each way.
 //!
-//! No event of Discord ever crosses: only hand-overs, identify turns, addresses, drain and reports.
+//! No event of Discord ever crosses between cores: only hand-overs, identify turns, addresses, drain and reports. What is stored goes to the
+//! storage thread in batches (`storage::mail`).
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
@@ -8,7 +9,9 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use super::storage::mail::{Batch, StoreReport};
 use crate::shard::report::ShardReport;
+use crate::store::{Sealed, StateBlob};
 use crate::wire::http::PlainRequest;
 use crate::wire::{CloseCode, ShardId};
 
@@ -17,14 +20,62 @@ pub enum ToCore {
     /// A client that named a shard of this core in its IDENTIFY or RESUME.
     HandOver(Box<super::client::HandOver>),
     /// The shard may connect now and IDENTIFY no earlier than `not_before`.
-    IdentifyTurn { shard: ShardId, not_before: Instant },
+    IdentifyTurn {
+        shard: ShardId,
+        not_before: Instant,
+    },
     /// Answer to `ToControl::Resolve`; the error is a sentence.
-    Resolved { shard: ShardId, host: String, addresses: Result<Vec<SocketAddr>, String> },
+    Resolved {
+        shard: ShardId,
+        host: String,
+        addresses: Result<Vec<SocketAddr>, String>,
+    },
     /// Answer with a report of every shard of this core.
     Report(mpsc::Sender<CoreReport>),
     /// Stop accepting, send what is buffered, close clients resumably and Discord's connections with this code, then answer
     /// `ToControl::Drained`. Ends by itself after `within`.
-    Drain { upstream_close: CloseCode, within: Duration },
+    Drain {
+        upstream_close: CloseCode,
+        within: Duration,
+    },
+    /// The batch is in the kernel. Emptied but for its marks, to be used again.
+    StoreWritten(Box<Batch>),
+    /// Answer to `ToStore::Read`; `None`: the segment is gone.
+    StoreSegment {
+        shard: ShardId,
+        index: u64,
+        segment: Option<Sealed>,
+    },
+    /// Recovered state of a shard, one guild; then that it was all, and before that perhaps that some of it is damaged.
+    StoreState {
+        shard: ShardId,
+        blob: StateBlob,
+    },
+    StoreStateLost {
+        shard: ShardId,
+    },
+    StoreStateComplete {
+        shard: ShardId,
+    },
+    /// Old segments were given back: this is the shard's oldest index that can be read.
+    StoreTail {
+        shard: ShardId,
+        tail: u64,
+    },
+    /// Seal all logs, write all small state anew, answer `ToStore::Rotated`.
+    StoreRotate {
+        wal: u64,
+    },
+    /// The disk has failed: memory alone from here on.
+    StoreLost,
+    /// An empty store has begun: write everything.
+    StoreBegin {
+        generation: u64,
+    },
+    /// Answer to `ToStore::CoreEnded`: everything is on disk, or it never will be.
+    StoreEnded,
+    /// To the first core, for its report.
+    StoreReport(Box<StoreReport>),
 }
 
 /// Mail for the control thread.
@@ -78,4 +129,6 @@ pub struct CoreReport {
     /// Log segments given back before their time for want of room.
     pub log_dropped_early: u64,
     pub shards: Vec<ShardReport>,
+    /// Of the storage thread; the first core has it if there is one.
+    pub store: Option<StoreReport>,
 }

@@ -1,7 +1,7 @@
 //! Sockets, threads, TLS and the clock: everything that touches the kernel.
 //!
 //! `start` pins one thread per core, each with its own `Net` backend, its shards and its clients. Cores and the control thread
-//! speak through `mesh` alone.
+//! speak through `mesh` alone. With a `data_dir` there is one more thread, `storage`.
 
 pub mod chunk;
 pub mod client;
@@ -15,11 +15,13 @@ pub mod net;
 mod outbox;
 pub mod placement;
 pub mod settings;
+pub mod storage;
 pub mod sys;
 mod table;
 mod tls;
 pub mod uring;
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -31,11 +33,15 @@ use crate::session::payload::Token;
 use crate::session::upstream::UpstreamSettings;
 use crate::shard::group::{Group, LogBudget};
 use crate::shard::{Shard, ShardSettings};
-use core::{Core, Parts, Shared};
+use crate::store::identity::Binding;
+use crate::store::{self, Recovered};
+use crate::wire::ShardId;
+use core::{Core, Keeping, Parts, Shared};
 use mesh::{CoreSender, ToControl, ToCore};
 use net::Net;
 use placement::Placement;
 use settings::{Backend, RuntimeSettings};
+use storage::{Storage, StoreSender};
 
 /// The running cores.
 pub struct Runtime {
@@ -80,7 +86,13 @@ pub fn start(settings: &RuntimeSettings, control: mpsc::Sender<ToControl>) -> io
         senders.push(CoreSender::new(sender, wake.clone()));
         receivers.push((receiver, wake));
     }
-    let mut threads = Vec::new();
+    let (mut threads, mut store, mut begun, mut recovered) = (Vec::new(), None, false, HashMap::new());
+    if let Some(found) = start_storage(settings, &senders, &placement)? {
+        store = Some(found.sender);
+        begun = found.opening.begun;
+        recovered = found.opening.shards.into_iter().collect();
+        threads.push(found.thread);
+    }
     for (index, (listener, (mail, wake))) in listeners.into_iter().zip(receivers).enumerate() {
         let seat = CoreStart {
             index,
@@ -92,6 +104,9 @@ pub fn start(settings: &RuntimeSettings, control: mpsc::Sender<ToControl>) -> io
             peers: senders.clone(),
             shared: shared.clone(),
             settings: settings.clone(),
+            store: store.clone(),
+            generation: begun.then_some(storage::FIRST_GENERATION),
+            recovered: placement.shards_of(index).filter_map(|it| recovered.remove_entry(&it)).collect(),
         };
         let backend = settings.backend;
         let thread = std::thread::Builder::new().name(format!("core-{index}")).spawn(move || seat.run(backend))?;
@@ -111,6 +126,36 @@ struct CoreStart {
     peers: Vec<CoreSender>,
     shared: Arc<Shared>,
     settings: RuntimeSettings,
+    store: Option<StoreSender>,
+    /// Of the store, when it could be opened.
+    generation: Option<u64>,
+    recovered: HashMap<ShardId, Recovered>,
+}
+
+/// Starts the storage thread if anything is to be stored.
+fn start_storage(
+    settings: &RuntimeSettings,
+    cores: &[CoreSender],
+    placement: &Placement,
+) -> io::Result<Option<Storage>> {
+    let Some(wanted) = &settings.storage else { return Ok(None) };
+    let mut salt = [0; 16];
+    getrandom::fill(&mut salt).map_err(|error| io::Error::other(format!("no randomness: {error}")))?;
+    let store = store::Settings {
+        binding: Binding {
+            token: settings.token.clone(),
+            shard_count: settings.shard_count,
+            intents: settings.intents,
+            api_url: wanted.api_url.clone(),
+            cache: settings.cache.bits(),
+        },
+        shards: settings.shards.clone(),
+        cores: cores.len(),
+        disk_bytes: wanted.disk_bytes,
+        salt,
+    };
+    let try_direct = settings.backend == Backend::IoUring;
+    storage::start(&wanted.data_dir, try_direct, store, cores.to_vec(), placement.clone()).map(Some)
 }
 
 impl CoreStart {
@@ -129,7 +174,7 @@ impl CoreStart {
         }
     }
 
-    fn run_on<N: Net>(self, mut net: N) -> io::Result<()> {
+    fn run_on<N: Net>(mut self, mut net: N) -> io::Result<()> {
         net.listen(self.listener)?;
         net.watch_mailbox(self.wake)?;
         let now = clock::now();
@@ -149,7 +194,16 @@ impl CoreStart {
                 cache: settings.cache,
                 externally_accessible_url: settings.externally_accessible_url.clone(),
             };
-            Shard::new(shard_settings, random_seed(), now)
+            match self.recovered.remove(&shard) {
+                Some(recovered) => Shard::restore(shard_settings, &recovered, random_seed(), now),
+                None => {
+                    let mut shard = Shard::new(shard_settings, random_seed(), now);
+                    if self.generation.is_some() {
+                        shard.begin_journal();
+                    }
+                    shard
+                }
+            }
         });
         let shards: Vec<_> = shards.collect();
         let share = shards.len() as f64 / settings.shards.len().max(1) as f64;
@@ -163,6 +217,7 @@ impl CoreStart {
             mail: self.mail,
             control: self.control,
             peers: self.peers,
+            keeping: Keeping::new(self.store, self.generation),
             seed: random_seed(),
         });
         core.run()

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cache::CacheFlags;
@@ -43,4 +44,17 @@ pub struct RuntimeSettings {
     pub log_bytes: usize,
     /// Dispatches older than this are given back.
     pub log_keep: Duration,
+    /// `None`: memory alone.
+    pub storage: Option<StorageSettings>,
+}
+
+/// What survives the process.
+#[derive(Clone, Debug)]
+pub struct StorageSettings {
+    /// An existing folder that can be written.
+    pub data_dir: PathBuf,
+    /// All files together.
+    pub disk_bytes: u64,
+    /// What is stored belongs to the bot as this API knows it.
+    pub api_url: String,
 }

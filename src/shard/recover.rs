@@ -187,7 +187,8 @@ impl Past {
             }
             from = from.min(*first);
         }
-        from
+        // Without any, what is in memory will be the first.
+        from.min(tail)
     }
 }
 

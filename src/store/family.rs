@@ -73,52 +73,45 @@ impl Family {
         }
     }
 
-    /// Lists what is in the files of this kind, oldest first, and leaves all of them finished. `counts` decides which blobs are kept;
-    /// one that is not is never listed again.
+    /// Goes on after an earlier process, behind what the survey found, and leaves all files finished. `counts` decides which blobs are
+    /// kept; one that is not is never listed again. New files get numbers above `named`.
     pub fn recover(
-        kind: Kind,
+        survey: Survey,
+        named: u64,
         file_bytes_max: u64,
         disk: &mut impl Disk,
         mut counts: impl FnMut(&Entry) -> bool,
         mut on_entry: impl FnMut(Place),
     ) -> io::Result<Self> {
+        let kind = survey.kind;
         let mut family = Self::new(kind, file_bytes_max);
-        let mut found: Vec<u64> = Vec::new();
-        for name in disk.list()? {
-            match (kind, name) {
-                (Kind::Log, Name::Log(file)) | (Kind::State, Name::State(file)) => found.push(file),
-                _ => {}
-            }
-        }
-        found.sort_unstable();
-        for file in found {
-            family.next_file = file + 1;
+        family.next_file = named + 1;
+        for (file, found) in survey.files {
+            family.next_file = family.next_file.max(file + 1);
             let name = kind.name(file);
-            let len = disk.len(name)?;
-            let listed = read_footer(disk, name, file, len)?;
-            let finished = listed.is_some();
-            let (mut entries, end) = match listed {
-                Some(entries) => (entries, len),
-                None => walk(disk, name, file, len)?,
-            };
+            let Found { mut entries, mut end, finished } = found;
             let all = entries.len();
             entries.retain(&mut counts);
             if entries.is_empty() {
                 disk.remove(name)?;
                 continue;
             }
-            let mut len = end;
             if !finished || entries.len() < all {
                 disk.truncate(name, end)?;
                 let footer = blob::footer(file, end, &entries);
                 disk.write_at(name, end, &footer)?;
                 disk.sync(name)?;
-                len += footer.len() as u64;
+                end += footer.len() as u64;
             }
-            family.files.insert(file, len);
+            family.files.insert(file, end);
             entries.into_iter().for_each(|entry| on_entry(Place { file, entry }));
         }
         Ok(family)
+    }
+
+    /// Up to where everything is written: file and bytes.
+    pub fn end(&self) -> (u64, u64) {
+        self.open.as_ref().map_or((0, 0), |it| (it.file, it.len))
     }
 
     /// Takes a blob in; it is on disk after `flush`. The file that gets it is created then.
@@ -179,6 +172,8 @@ impl Family {
             disk.write_at(name, open.len, &footer)?;
             written += footer.len() as u64;
             self.files.insert(open.file, open.len + footer.len() as u64);
+            // What the next file holds may lean on this one.
+            disk.sync(name)?;
             self.open = None;
         }
         Ok(written)
@@ -268,6 +263,45 @@ pub struct Window {
     bytes: Vec<u8>,
 }
 
+#[derive(Debug)]
+struct Found {
+    entries: Vec<Entry>,
+    /// Where they end; of a finished file, where the footer does.
+    end: u64,
+    finished: bool,
+}
+
+/// What is whole in the files of one kind, before anything is changed.
+#[derive(Debug)]
+pub struct Survey {
+    kind: Kind,
+    files: BTreeMap<u64, Found>,
+}
+
+impl Survey {
+    pub fn take(kind: Kind, disk: &mut impl Disk) -> io::Result<Self> {
+        let mut files = BTreeMap::new();
+        for name in disk.list()? {
+            let file = match (kind, name) {
+                (Kind::Log, Name::Log(file)) | (Kind::State, Name::State(file)) => file,
+                _ => continue,
+            };
+            let len = disk.len(name)?;
+            let found = match read_footer(disk, name, file, len)? {
+                Some(entries) => Found { entries, end: len, finished: true },
+                None => walk(disk, name, file, len)?,
+            };
+            files.insert(file, found);
+        }
+        Ok(Self { kind, files })
+    }
+
+    /// Whether everything up to `end` of `file` is there. A file that is not there at all was removed when it was not needed any more.
+    pub fn reaches(&self, (file, end): (u64, u64)) -> bool {
+        self.files.get(&file).is_none_or(|it| it.finished || it.end >= end)
+    }
+}
+
 /// The entries of a finished file; `None` when it has no good footer.
 fn read_footer(disk: &mut impl Disk, name: Name, file: u64, len: u64) -> io::Result<Option<Vec<Entry>>> {
     if len < BLOCK as u64 || !len.is_multiple_of(BLOCK as u64) {
@@ -281,7 +315,7 @@ fn read_footer(disk: &mut impl Disk, name: Name, file: u64, len: u64) -> io::Res
 }
 
 /// The whole blobs of a file without footer, and where they end.
-fn walk(disk: &mut impl Disk, name: Name, file: u64, len: u64) -> io::Result<(Vec<Entry>, u64)> {
+fn walk(disk: &mut impl Disk, name: Name, file: u64, len: u64) -> io::Result<Found> {
     let mut entries = Vec::new();
     let (mut window, mut window_at) = (Vec::new(), 0u64);
     let (mut at, mut end) = (0u64, 0u64);
@@ -314,5 +348,5 @@ fn walk(disk: &mut impl Disk, name: Name, file: u64, len: u64) -> io::Result<(Ve
         end = align_up(at);
         entries.push(entry);
     }
-    Ok((entries, end))
+    Ok(Found { entries, end, finished: false })
 }

@@ -35,7 +35,7 @@ use self::identity::Binding;
 use self::segments::Segments;
 use self::states::States;
 use self::tend::Compaction;
-use self::wal::Wal;
+use self::wal::{Ends, Wal};
 use crate::wire::ShardId;
 
 pub use self::recover::{Recovery, StateStep};
@@ -204,7 +204,7 @@ impl<D: Disk> Store<D> {
     /// A sealed segment of a shard's log. On disk after `write`.
     pub fn on_segment(&mut self, shard: ShardId, first: u64, end: u64, bytes: &[u8]) -> io::Result<()> {
         if self.log.is_full() {
-            self.write_blobs()?;
+            self.write_all()?;
         }
         let place = self.log.append(shard, first, end, self.wal.covering(), bytes);
         self.segments.insert(place);
@@ -214,7 +214,7 @@ impl<D: Disk> Store<D> {
     /// A checkpoint of a guild's state. On disk after `write`.
     pub fn on_state(&mut self, shard: ShardId, guild: u64, as_of: u64, bytes: &[u8]) -> io::Result<()> {
         if self.state.is_full() {
-            self.write_blobs()?;
+            self.write_all()?;
         }
         let place = self.state.append(shard, guild, as_of, self.wal.covering(), bytes);
         self.states.insert(place);
@@ -293,28 +293,30 @@ impl<D: Disk> Store<D> {
 
     // ---- inside
 
-    /// The records first: segments and checkpoints count only if the batch that they are tagged with is there.
     fn write_all(&mut self) -> io::Result<()> {
         self.check_failed()?;
-        if self.wal.is_collecting() {
-            self.make_room(self.wal.batch_bytes())?;
-            let written = self.wal.write(&mut self.disk);
-            self.written_bytes += self.note(written)?;
-            self.batches += 1;
-        }
-        self.write_blobs()
+        self.make_room(self.pending_bytes())?;
+        self.write_pending()
     }
 
-    fn write_blobs(&mut self) -> io::Result<()> {
-        self.check_failed()?;
-        if self.wal.is_collecting() {
-            return self.write_all();
-        }
-        self.make_room(self.log.pending_bytes() + self.state.pending_bytes())?;
+    /// Bytes that `write_pending` writes at most.
+    fn pending_bytes(&self) -> u64 {
+        self.wal.batch_bytes() + self.log.pending_bytes() + self.state.pending_bytes()
+    }
+
+    /// Segments and checkpoints first: a record may say that something is not needed any more because they are there. Those that are ahead of
+    /// their records count only once these are written.
+    fn write_pending(&mut self) -> io::Result<()> {
         let written = self.log.flush(&mut self.disk);
         self.written_bytes += self.note(written)?;
         let written = self.state.flush(&mut self.disk);
         self.written_bytes += self.note(written)?;
+        if self.wal.is_collecting() {
+            let ends = Ends { log: self.log.end(), state: self.state.end() };
+            let written = self.wal.write(&mut self.disk, ends);
+            self.written_bytes += self.note(written)?;
+            self.batches += 1;
+        }
         Ok(())
     }
 

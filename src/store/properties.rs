@@ -3,13 +3,12 @@
 //!
 //! Not for use outside of tests.
 
-use super::blob::Entry;
 use super::disk::{Disk, Name};
-use super::family::{Family, Kind, Place};
+use super::family::{Family, Kind, Place, Survey};
 use super::format::BLOCK;
 use super::frame;
 use super::memory::MemoryDisk;
-use super::wal::Wal;
+use super::wal::{Ends, Wal};
 use crate::wire::ShardId;
 
 /// The bytes steer what is done; past their end everything is 0.
@@ -61,7 +60,7 @@ pub fn wal(bytes: &[u8]) {
         let len = script.number() % 9000;
         frame::append(&mut records, ShardId(n.into()), n, |out| out.resize(out.len() + len, n));
         wal.on_records(&records);
-        wal.write(&mut disk).expect("the disk is good");
+        wal.write(&mut disk, Ends::default()).expect("the disk is good");
         written.push(records);
         if script.byte().is_multiple_of(3) {
             wal.rotate(&mut disk).expect("the disk is good");
@@ -70,21 +69,21 @@ pub fn wal(bytes: &[u8]) {
     let newest = disk.names().last().copied();
     let damaged = newest.is_some_and(|it| damage(&mut script, disk.file_mut(it)));
     let mut read: Vec<Vec<u8>> = Vec::new();
-    let mut after = Wal::recover(&mut disk, &mut |it| read.push(it.to_vec())).expect("the disk is good");
+    let mut after = Wal::recover(&mut disk, |_| true, |it| read.push(it.to_vec())).expect("the disk is good");
     assert!(written.starts_with(&read), "a prefix");
     assert!(damaged || read.len() == written.len(), "nothing is lost without damage");
     // And what is written after the recovery is found behind it.
     after.on_records(b"afterwards");
-    after.write(&mut disk).expect("the disk is good");
+    after.write(&mut disk, Ends::default()).expect("the disk is good");
     read.push(b"afterwards".to_vec());
     let mut again: Vec<Vec<u8>> = Vec::new();
-    Wal::recover(&mut disk, &mut |it| again.push(it.to_vec())).expect("the disk is good");
+    Wal::recover(&mut disk, |_| true, |it| again.push(it.to_vec())).expect("the disk is good");
     assert_eq!(again, read);
 
     // Foreign bytes.
     disk.create(Name::Wal(1)).expect("the disk is good");
     disk.file_mut(Name::Wal(1)).extend_from_slice(bytes);
-    Wal::recover(&mut disk, &mut |it| frame::records(it).for_each(drop)).expect("the disk is good");
+    Wal::recover(&mut disk, |_| true, |it| frame::records(it).for_each(drop)).expect("the disk is good");
 }
 
 /// Whatever happens to the newest file of blobs, what is listed is what was written, and what is read is either that or nothing.
@@ -107,24 +106,26 @@ pub fn blob(bytes: &[u8]) {
     }
     let newest = disk.names().last().copied();
     let damaged = newest.is_some_and(|it| damage(&mut script, disk.file_mut(it)));
-    let mut listed: Vec<Place> = Vec::new();
-    let family = Family::recover(Kind::Log, 3 * BLOCK as u64, &mut disk, |_| true, |it| listed.push(it));
-    let family = family.expect("the disk is good");
+    let (family, listed) = recover(&mut disk);
     assert!(damaged || listed.len() == written.len(), "nothing is lost without damage");
     for place in &listed {
         let (_, blob) = written.iter().find(|it| it.0 == *place).expect("only what was written is listed");
         let read = family.read(&mut disk, place).expect("the disk is good");
         assert!(read.as_ref() == Some(blob) || damaged && read.is_none());
     }
-    let mut again: Vec<Place> = Vec::new();
-    Family::recover(Kind::Log, 3 * BLOCK as u64, &mut disk, |_| true, |it| again.push(it)).expect("the disk is good");
-    assert_eq!(again, listed, "a recovered file is finished and lists the same");
+    assert_eq!(recover(&mut disk).1, listed, "a recovered file is finished and lists the same");
 
     // Foreign bytes, in the place of a whole file.
     disk.create(Name::Log(1)).expect("the disk is good");
     disk.file_mut(Name::Log(1)).extend_from_slice(bytes);
-    let counts = |entry: &Entry| entry.len < 1 << 20;
-    Family::recover(Kind::Log, BLOCK as u64, &mut disk, counts, drop).expect("the disk is good");
+    recover(&mut disk);
+}
+
+fn recover(disk: &mut MemoryDisk) -> (Family, Vec<Place>) {
+    let survey = Survey::take(Kind::Log, disk).expect("the disk is good");
+    let mut listed = Vec::new();
+    let family = Family::recover(survey, 0, 3 * BLOCK as u64, disk, |_| true, |it| listed.push(it));
+    (family.expect("the disk is good"), listed)
 }
 
 #[cfg(test)]

@@ -5,10 +5,11 @@
 use std::collections::HashMap;
 use std::io;
 
+use super::blob::Entry;
 use super::disk::Disk;
-use super::family::{Family, Kind};
+use super::family::{Family, Kind, Survey};
 use super::identity::Found;
-use super::wal::Wal;
+use super::wal::{Ends, Wal};
 use super::{Recovered, Settings, StateBlob, Store, frame};
 use crate::wire::ShardId;
 
@@ -27,6 +28,8 @@ pub struct Recovery {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StateStep {
     Blob(ShardId, StateBlob),
+    /// A checkpoint of this shard could not be read back: without it the rest is of no use. `Complete` follows all the same.
+    Damaged(ShardId),
     /// Nothing more comes for this shard.
     Complete(ShardId),
 }
@@ -47,7 +50,10 @@ impl<D: Disk> Store<D> {
         let mut shards: HashMap<ShardId, Recovered> = HashMap::new();
         let held = settings.shards.clone();
         let mut others = 0u64;
-        let wal = Wal::recover(&mut disk, &mut |bytes| {
+        let log = Survey::take(Kind::Log, &mut disk)?;
+        let state = Survey::take(Kind::State, &mut disk)?;
+        let is_there = |ends: &Ends| log.reaches(ends.log) && state.reaches(ends.state);
+        let wal = Wal::recover(&mut disk, is_there, |bytes| {
             for record in frame::records(bytes) {
                 if held.contains(&record.shard.0) {
                     let records = &mut shards.entry(record.shard).or_default().records;
@@ -65,7 +71,7 @@ impl<D: Disk> Store<D> {
         settings.binding.write(&mut disk, settings.salt)?;
         let mut store = Self::empty(disk, settings);
         store.wal = wal;
-        store.recover_blobs(&shards)?;
+        store.recover_blobs(log, state, &shards)?;
         let rotated = store.wal.rotate(&mut store.disk)?;
         let mut shards: Vec<_> = shards.into_iter().collect();
         shards.sort_unstable_by_key(|(shard, _)| *shard);
@@ -77,17 +83,18 @@ impl<D: Disk> Store<D> {
         Ok((store, Recovery { shards, dropped, rotate: Some(rotated) }))
     }
 
-    fn recover_blobs(&mut self, shards: &HashMap<ShardId, Recovered>) -> io::Result<()> {
+    fn recover_blobs(&mut self, log: Survey, state: Survey, shards: &HashMap<ShardId, Recovered>) -> io::Result<()> {
         let last = self.wal.last();
         let file_bytes = self.settings.blob_file_bytes();
         let mut highest = last;
-        let mut counts = |entry: &super::blob::Entry| {
+        let mut counts = |entry: &Entry| {
             highest = highest.max(entry.batch);
             entry.batch <= last && shards.contains_key(&entry.shard)
         };
+        let named = self.wal.named();
         let (segments, states) = (&mut self.segments, &mut self.states);
-        self.log = Family::recover(Kind::Log, file_bytes, &mut self.disk, &mut counts, |it| segments.insert(it))?;
-        self.state = Family::recover(Kind::State, file_bytes, &mut self.disk, &mut counts, |it| states.insert(it))?;
+        self.log = Family::recover(log, named.0, file_bytes, &mut self.disk, &mut counts, |it| segments.insert(it))?;
+        self.state = Family::recover(state, named.1, file_bytes, &mut self.disk, &mut counts, |it| states.insert(it))?;
         self.wal.skip(highest);
         Ok(())
     }
@@ -110,7 +117,7 @@ impl<D: Disk> Store<D> {
         if let Some(shard) = self.restored.pop() {
             return Ok(Some(StateStep::Complete(shard)));
         }
-        while let Some(place) = self.to_restore.pop() {
+        if let Some(place) = self.to_restore.pop() {
             let shard = place.entry.shard;
             let left = self.restoring.get_mut(&shard).expect("only recovered shards have checkpoints");
             *left -= 1;
@@ -131,9 +138,7 @@ impl<D: Disk> Store<D> {
             }
             self.damaged += 1;
             self.states.forget(&place);
-            if let Some(shard) = self.restored.pop() {
-                return Ok(Some(StateStep::Complete(shard)));
-            }
+            return Ok(Some(StateStep::Damaged(shard)));
         }
         self.window = Default::default();
         Ok(None)

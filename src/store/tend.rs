@@ -75,7 +75,7 @@ impl<D: Disk> Store<D> {
             return Ok(0);
         };
         if self.state.is_full() {
-            self.write_blobs()?;
+            self.write_all()?;
         }
         let entry = place.entry;
         let copy = self.state.append(entry.shard, entry.a, entry.b, entry.batch, &bytes);
@@ -138,9 +138,11 @@ impl<D: Disk> Store<D> {
             let copy = self.log.append(entry.shard, entry.a, entry.b, entry.batch, &bytes);
             self.segments.insert(copy);
         }
-        let written = self.log.flush(&mut self.disk);
-        self.written_bytes += self.note(written)?;
-        // What has replaced it must be sure before it goes.
+        if self.used() + self.pending_bytes() > self.settings.disk_bytes {
+            return Ok(false);
+        }
+        // What makes it superfluous must be sure before it goes.
+        self.write_pending()?;
         self.sync()?;
         let removed = self.log.remove(&mut self.disk, file);
         self.note(removed)?;

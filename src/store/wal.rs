@@ -1,8 +1,9 @@
 //! The write-ahead log: what happened, all shards mixed, in files `wal-<n>` of batches.
 //!
-//! A batch is what was written at once: header, records, zeros up to a whole block. Batches are numbered through all files and each
-//! names the one it follows, so that what is recovered is always a prefix of what was written: a batch that is torn or foreign ends the
-//! reading of its file, and a later file that does not follow what was read is left out. Records are not interpreted here.
+//! A batch is what was written at once: header, records, zeros up to a whole block. Batches are numbered through all files; each names
+//! the one it follows, and how far the files of segments and checkpoints had been written before it. So what is recovered is always a
+//! prefix of what was written: the first batch that is torn, foreign, or whose segments and checkpoints are not all there ends it, and
+//! everything behind is cut off. Records are not interpreted here.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,8 +13,16 @@ use super::format::{self, BLOCK, Fields, align_up};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"SGwb");
 
-/// magic u32 | len u32 | file u64 | number u64 | follows u64 | crc32 of all that and the records u32
-pub(super) const HEADER_BYTES: usize = 36;
+/// magic u32 | len u32 | file u64 | number u64 | follows u64 | log file u64, end u64 | state file u64, end u64 | crc32 of all that and
+/// the records u32
+const HEADER_BYTES: usize = 68;
+
+/// How far the files of segments and checkpoints are written: file and bytes of each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ends {
+    pub log: (u64, u64),
+    pub state: (u64, u64),
+}
 
 /// Files are read in pieces of at least this.
 const READ_BYTES: usize = 1024 * 1024;
@@ -28,6 +37,7 @@ struct Header {
     file: u64,
     number: u64,
     follows: u64,
+    ends: Ends,
 }
 
 impl Header {
@@ -38,8 +48,12 @@ impl Header {
         out[8..16].copy_from_slice(&self.file.to_le_bytes());
         out[16..24].copy_from_slice(&self.number.to_le_bytes());
         out[24..32].copy_from_slice(&self.follows.to_le_bytes());
-        let crc = format::checksum(&[&out[..32], records]);
-        out[32..36].copy_from_slice(&crc.to_le_bytes());
+        let Ends { log, state } = self.ends;
+        for (n, number) in [log.0, log.1, state.0, state.1].into_iter().enumerate() {
+            out[32 + 8 * n..40 + 8 * n].copy_from_slice(&number.to_le_bytes());
+        }
+        let crc = format::checksum(&[&out[..64], records]);
+        out[64..68].copy_from_slice(&crc.to_le_bytes());
         out
     }
 
@@ -49,7 +63,9 @@ impl Header {
             return None;
         }
         let len = fields.u32()?;
-        Some(Self { len, file: fields.u64()?, number: fields.u64()?, follows: fields.u64()? })
+        let (file, number, follows) = (fields.u64()?, fields.u64()?, fields.u64()?);
+        let ends = Ends { log: (fields.u64()?, fields.u64()?), state: (fields.u64()?, fields.u64()?) };
+        Some(Self { len, file, number, follows, ends })
     }
 }
 
@@ -67,6 +83,8 @@ pub struct Wal {
     batch: Vec<u8>,
     /// Something was written to the open file since the last sync.
     unsynced: bool,
+    /// The newest files of segments and of checkpoints that a batch has named.
+    named: (u64, u64),
 }
 
 impl Default for Wal {
@@ -79,33 +97,45 @@ impl Default for Wal {
             next: 1,
             batch: vec![0; HEADER_BYTES],
             unsynced: false,
+            named: (0, 0),
         }
     }
 }
 
 impl Wal {
-    /// Reads all files, oldest first, and hands over each batch's records. What follows is written to a new file.
-    pub fn recover(disk: &mut impl Disk, on_records: &mut impl FnMut(&[u8])) -> io::Result<Self> {
+    /// Reads all files, oldest first, hands over each batch's records, and cuts off what does not count. `is_there` says whether segments and
+    /// checkpoints are written so far. What follows is written to a new file.
+    pub fn recover(
+        disk: &mut impl Disk,
+        is_there: impl Fn(&Ends) -> bool,
+        mut on_records: impl FnMut(&[u8]),
+    ) -> io::Result<Self> {
         let mut wal = Self::default();
-        let mut names: Vec<u64> = Vec::new();
+        let mut files = Vec::new();
         for name in disk.list()? {
             if let Name::Wal(file) = name {
-                names.push(file);
+                files.push((file, disk.len(name)?));
             }
         }
-        names.sort_unstable();
-        // Only the oldest file may begin anywhere: the files before it were not needed any more.
-        let mut begun = false;
-        for file in names {
-            let len = disk.len(Name::Wal(file))?;
-            wal.files.insert(file, len);
-            wal.next_file = file + 1;
-            if len == 0 {
+        files.sort_unstable();
+        wal.next_file = files.last().map_or(1, |it| it.0 + 1);
+        // Only the oldest file may begin anywhere: what was before it was not needed any more.
+        let (mut begun, mut ended) = (false, false);
+        for (file, len) in files {
+            if ended || len == 0 {
+                disk.remove(Name::Wal(file))?;
                 continue;
             }
-            let first = if begun { Some(wal.last) } else { None };
+            let follows = begun.then_some(wal.last);
             begun = true;
-            wal.last = read_file(disk, file, len, first, on_records)?.unwrap_or(wal.last);
+            let read = read_file(disk, file, len, follows, &is_there, &mut on_records)?;
+            wal.last = read.last.unwrap_or(wal.last);
+            wal.named = (wal.named.0.max(read.named.0), wal.named.1.max(read.named.1));
+            wal.files.insert(file, read.end);
+            if read.end < len {
+                disk.truncate(Name::Wal(file), read.end)?;
+                ended = true;
+            }
         }
         wal.next = wal.last + 1;
         Ok(wal)
@@ -119,6 +149,12 @@ impl Wal {
     /// The batch that holds, or will hold, everything collected so far.
     pub fn covering(&self) -> u64 {
         if self.is_collecting() { self.next } else { self.last }
+    }
+
+    /// The newest files of segments and of checkpoints that recovered batches name. Other files must not get these numbers: a batch would
+    /// take them for the ones that it followed.
+    pub fn named(&self) -> (u64, u64) {
+        self.named
     }
 
     /// Numbers up to `number` were given to what is no longer counted: they are not given again.
@@ -144,14 +180,14 @@ impl Wal {
         if self.is_collecting() { align_up(self.batch.len() as u64) } else { 0 }
     }
 
-    /// Writes what was collected. Returns the bytes written.
-    pub fn write(&mut self, disk: &mut impl Disk) -> io::Result<u64> {
+    /// Writes what was collected, after segments and checkpoints were written up to `ends`. Returns the bytes written.
+    pub fn write(&mut self, disk: &mut impl Disk, ends: Ends) -> io::Result<u64> {
         if !self.is_collecting() {
             return Ok(0);
         }
         let file = self.open_file(disk)?;
         let len = u32::try_from(self.collected()).map_err(|_| io::Error::other("a batch of 4 GiB"))?;
-        let header = Header { len, file, number: self.next, follows: self.last };
+        let header = Header { len, file, number: self.next, follows: self.last, ends };
         let (room, records) = self.batch.split_at_mut(HEADER_BYTES);
         room.copy_from_slice(&header.encode(records));
         format::pad(&mut self.batch);
@@ -223,26 +259,33 @@ impl Wal {
     }
 }
 
-/// Reads one file's batches until one is not good; yields the last good one's number. `follows`: the batch that the first one must
-/// follow, `None` when any will do.
+struct Read {
+    /// The last batch that counts.
+    last: Option<u64>,
+    /// Where it ends.
+    end: u64,
+    named: (u64, u64),
+}
+
+/// Reads one file's batches until one does not count. `follows`: the batch that the first one must follow, `None` when any will do.
 fn read_file(
     disk: &mut impl Disk,
     file: u64,
     len: u64,
     mut follows: Option<u64>,
+    is_there: &impl Fn(&Ends) -> bool,
     on_records: &mut impl FnMut(&[u8]),
-) -> io::Result<Option<u64>> {
-    let mut last = None;
+) -> io::Result<Read> {
+    let (mut last, mut named) = (None, (0, 0));
     let (mut window, mut window_at) = (Vec::new(), 0u64);
     let mut at = 0u64;
     while at < len {
-        let wanted = BLOCK;
-        fill(disk, Name::Wal(file), at, wanted, len, &mut window, &mut window_at)?;
+        fill(disk, Name::Wal(file), at, HEADER_BYTES, len, &mut window, &mut window_at)?;
         let Some(header) = Header::decode(&window[(at - window_at) as usize..]) else { break };
         let whole = HEADER_BYTES as u64 + u64::from(header.len);
         let fits =
             header.file == file && follows.is_none_or(|it| it == header.follows) && header.number > header.follows;
-        if !fits || whole > len - at {
+        if !fits || whole > len - at || !is_there(&header.ends) {
             break;
         }
         fill(disk, Name::Wal(file), at, whole as usize, len, &mut window, &mut window_at)?;
@@ -255,9 +298,10 @@ fn read_file(
         on_records(records);
         last = Some(header.number);
         follows = last;
+        named = (header.ends.log.0.max(named.0), header.ends.state.0.max(named.1));
         at += align_up(whole);
     }
-    Ok(last)
+    Ok(Read { last, end: at, named })
 }
 
 /// Makes `window` hold `wanted` bytes from `at` on, or up to the end of the file.
@@ -289,7 +333,7 @@ mod tests {
         let mut wal = Wal::default();
         for (n, batch) in batches.iter().enumerate() {
             wal.on_records(batch);
-            wal.write(&mut disk).unwrap();
+            wal.write(&mut disk, Ends::default()).unwrap();
             if n + 1 == rotate_after {
                 wal.rotate(&mut disk).unwrap();
             }
@@ -299,7 +343,7 @@ mod tests {
 
     fn read(disk: &mut MemoryDisk) -> (Wal, Vec<Vec<u8>>) {
         let mut found = Vec::new();
-        let wal = Wal::recover(disk, &mut |it| found.push(it.to_vec())).unwrap();
+        let wal = Wal::recover(disk, |_| true, |it| found.push(it.to_vec())).unwrap();
         (wal, found)
     }
 
@@ -319,7 +363,7 @@ mod tests {
         let (mut wal, found) = read(&mut disk);
         assert_eq!(found, [b"one", b"two"]);
         wal.on_records(b"another three");
-        wal.write(&mut disk).unwrap();
+        wal.write(&mut disk, Ends::default()).unwrap();
         let (_, found) = read(&mut disk);
         assert_eq!(found, [&b"one"[..], b"two", b"another three"]);
     }
@@ -331,7 +375,7 @@ mod tests {
         let (mut wal, found) = read(&mut disk);
         assert_eq!(found, [b"one"]);
         wal.on_records(b"new two");
-        wal.write(&mut disk).unwrap();
+        wal.write(&mut disk, Ends::default()).unwrap();
         assert_eq!(read(&mut disk).1, [&b"one"[..], b"new two"]);
     }
 
@@ -348,9 +392,23 @@ mod tests {
         assert_eq!(disk.names(), [Name::Wal(1), Name::Wal(2)]);
         let (mut wal, _) = read(&mut disk);
         wal.on_records(b"two");
-        wal.write(&mut disk).unwrap();
-        assert_eq!(disk.names(), [Name::Wal(1), Name::Wal(2), Name::Wal(3)]);
+        wal.write(&mut disk, Ends::default()).unwrap();
+        assert_eq!(disk.names(), [Name::Wal(1), Name::Wal(3)]);
         assert_eq!(read(&mut disk).1, [b"one", b"two"]);
+    }
+
+    #[test]
+    fn a_batch_counts_only_with_what_was_written_before_it() {
+        let mut disk = MemoryDisk::default();
+        let mut wal = Wal::default();
+        for n in 0..3 {
+            wal.on_records(&[n]);
+            wal.write(&mut disk, Ends { log: (1, 4096 * u64::from(n)), state: (0, 0) }).unwrap();
+        }
+        let mut found = Vec::new();
+        Wal::recover(&mut disk, |ends| ends.log.1 <= 4096, |it| found.extend_from_slice(it)).unwrap();
+        assert_eq!(found, [0, 1]);
+        assert_eq!(read(&mut disk).1, [[0], [1]], "the rest is cut off for good");
     }
 
     #[test]
@@ -359,7 +417,7 @@ mod tests {
         let (mut wal, _) = read(&mut disk);
         let file = wal.rotate(&mut disk).unwrap();
         wal.on_records(b"three");
-        wal.write(&mut disk).unwrap();
+        wal.write(&mut disk, Ends::default()).unwrap();
         wal.remove_before(&mut disk, file).unwrap();
         assert_eq!(disk.names(), [Name::Wal(file)]);
         assert_eq!(read(&mut disk).1, [b"three"]);

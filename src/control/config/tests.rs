@@ -36,7 +36,7 @@ fn what_is_left_out_takes_the_default_of_the_contract() {
     assert_eq!(config.api_url, "https://discord.com/api/v10");
     assert_eq!((config.cores, config.backend), (CoresWanted::All, BackendWanted::Auto));
     assert_eq!(config.upstream_compression, Compression::Zstd);
-    assert_eq!(config.data_dir, None);
+    assert_eq!((config.data_dir, config.disk_bytes), (None, 4 << 30));
     assert_eq!((config.log_bytes, config.log_keep), (268_435_456, Duration::from_secs(300)));
 }
 
@@ -127,6 +127,7 @@ fn each_key_refuses_what_is_not_of_its_type_or_range() {
         (r#""backend":"uring""#, "backend: found \"uring\", wanted one of \"auto\", \"io_uring\", \"epoll\""),
         (r#""upstream_compression":"gzip""#, "upstream_compression: found \"gzip\", wanted one of"),
         (r#""data_dir":"does/not/exist""#, "data_dir: found \"does/not/exist\", wanted a writable directory"),
+        (r#""disk_bytes":1000"#, "disk_bytes: found 1000, wanted an integer from 268435456"),
         (r#""log_bytes":1000"#, "log_bytes: found 1000, wanted an integer from 1048576"),
         (r#""log_seconds":0"#, "log_seconds: found 0, wanted an integer from 1"),
     ] {
@@ -223,10 +224,10 @@ fn an_egress_proxy_is_refused_and_its_password_not_shown() {
 }
 
 #[test]
-fn a_data_directory_is_accepted_with_a_warning_that_nothing_is_kept_there() {
-    let (config, notices) = read_with(r#""data_dir":".""#).unwrap();
-    assert_eq!(config.data_dir, Some(PathBuf::from(".")));
-    assert!(matches!(&notices[..], [Notice::Warning(line)] if line.contains("in memory only")));
+fn a_data_directory_is_accepted_without_a_word() {
+    let (config, notices) = read_with(r#""data_dir":".","disk_bytes":1073741824"#).unwrap();
+    assert_eq!((config.data_dir, config.disk_bytes), (Some(PathBuf::from(".")), 1 << 30));
+    assert_eq!(notices, []);
 }
 
 #[test]

@@ -47,7 +47,11 @@ impl<N: Net> Core<N> {
             self.note_blocked(now, token, client);
             return Fate::Stays;
         }
-        match self.group.shards[shard].pump(key, &mut client.encoder, self.net.queue(token), room) {
+        let pumped = self.group.shards[shard].pump(key, &mut client.encoder, self.net.queue(token), room);
+        if self.group.shards[shard].has_actions() {
+            self.asking.push(shard);
+        }
+        match pumped {
             Pumped::Current | Pumped::Reading => Fate::Stays,
             Pumped::Full => {
                 self.note_blocked(now, token, client);

@@ -2,12 +2,16 @@
 //!
 //! A turn: enter the kernel once, hand what arrived to the state machines, do what they ask, pump clients whose shard has
 //! something new, sleep. It decides nothing about sessions; it owns tokens, timers and buffers. This file is the loop, the timers and
-//! the end; `upstream` is Discord's side, `clients` their connections, `seating` how they come to a session, `delivery` what they are sent.
+//! the end; `upstream` is Discord's side, `clients` their connections, `seating` how they come to a session, `delivery` what they are sent,
+//! `keeping` what is stored.
 
 mod clients;
 mod delivery;
+mod keeping;
 mod seating;
 mod upstream;
+
+pub use self::keeping::Keeping;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -51,6 +55,7 @@ enum Timer {
     Tick,
     Shard(usize),
     Client(Token),
+    Keeping,
 }
 
 /// One shard's place on this core. `clients` is sorted by nothing; a shard has few.
@@ -76,6 +81,8 @@ pub struct Core<N: Net> {
     group: Group,
     places: Vec<Place>,
     dirty: Vec<usize>,
+    /// Shards whose clients, being pumped, made them ask for something.
+    asking: Vec<usize>,
     conns: Conns,
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
     mail: mpsc::Receiver<ToCore>,
@@ -84,6 +91,7 @@ pub struct Core<N: Net> {
     scratch: Scratch,
     rng: fastrand::Rng,
     draining: Option<Draining>,
+    keeping: Keeping,
 }
 
 /// Whether a client's connection goes on.
@@ -102,6 +110,7 @@ pub struct Parts<N: Net> {
     pub mail: mpsc::Receiver<ToCore>,
     pub control: mpsc::Sender<ToControl>,
     pub peers: Vec<CoreSender>,
+    pub keeping: Keeping,
     pub seed: u64,
 }
 
@@ -115,6 +124,7 @@ impl<N: Net> Core<N> {
             group: parts.group,
             places,
             dirty: Vec::new(),
+            asking: Vec::new(),
             conns: Conns::default(),
             timers: BinaryHeap::new(),
             mail: parts.mail,
@@ -123,6 +133,7 @@ impl<N: Net> Core<N> {
             scratch: Scratch::default(),
             rng: fastrand::Rng::with_seed(parts.seed),
             draining: None,
+            keeping: parts.keeping,
         }
     }
 
@@ -142,8 +153,13 @@ impl<N: Net> Core<N> {
             }
             self.run_timers(now);
             self.pump_dirty(now);
-            if let Some(draining) = &self.draining
-                && (self.net.is_empty() || now >= draining.until)
+            while let Some(at) = self.asking.pop() {
+                self.run_actions(now, at);
+            }
+            self.keep(now);
+            if let Some(Draining { until }) = self.draining
+                && (self.net.is_empty() || now >= until)
+                && self.end_keeping(now, until)
             {
                 let _ = self.control.send(ToControl::Drained { core: self.index });
                 return Ok(());
@@ -225,11 +241,43 @@ impl<N: Net> Core<N> {
                     greeting: self.conns.greeting(),
                     log_dropped_early: self.group.dropped_early(),
                     shards: self.group.shards.iter().map(|it| it.report(now)).collect(),
+                    store: self.keeping.report(),
                 };
                 // Whoever asked may have given up waiting.
                 let _ = reply.send(report);
             }
             ToCore::Drain { upstream_close, within } => self.drain(now, upstream_close, within),
+            ToCore::StoreWritten(batch) => self.on_store_written(now, batch),
+            ToCore::StoreSegment { shard, index, segment } => {
+                if let Some(at) = self.place_of(shard) {
+                    self.on_store_segment(now, at, index, segment);
+                }
+            }
+            ToCore::StoreState { shard, blob } => {
+                if let Some(at) = self.place_of(shard) {
+                    self.on_store_state(at, &blob);
+                }
+            }
+            ToCore::StoreStateLost { shard } => {
+                if let Some(at) = self.place_of(shard) {
+                    self.on_store_state_lost(now, at);
+                }
+            }
+            ToCore::StoreStateComplete { shard } => {
+                if let Some(at) = self.place_of(shard) {
+                    self.on_store_state_complete(now, at);
+                }
+            }
+            ToCore::StoreTail { shard, tail } => {
+                if let Some(at) = self.place_of(shard) {
+                    self.on_store_tail(now, at, tail);
+                }
+            }
+            ToCore::StoreRotate { wal } => self.on_store_rotate(now, wal),
+            ToCore::StoreLost => self.on_store_lost(now),
+            ToCore::StoreBegin { generation } => self.on_store_begin(now, generation),
+            ToCore::StoreEnded => self.on_store_ended(),
+            ToCore::StoreReport(report) => self.keeping.set_report(*report),
         }
     }
 
@@ -258,6 +306,7 @@ impl<N: Net> Core<N> {
                     client.armed = None;
                     core.on_client_timeout(now, token, client)
                 }),
+                Timer::Keeping => self.on_keeping_timeout(now, due),
                 Timer::Shard(_) => {}
             }
         }
@@ -265,6 +314,7 @@ impl<N: Net> Core<N> {
 
     fn on_tick(&mut self, now: Instant) {
         self.group.trim_by_age(now);
+        self.keep_by_age(now);
         for token in self.conns.blocked() {
             self.with_client(token, |core, client| core.on_blocked_tick(now, token, client));
         }

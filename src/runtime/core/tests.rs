@@ -14,6 +14,8 @@ use crate::shard::group::LogBudget;
 use crate::shard::{Shard, ShardSettings};
 use crate::wire::ShardId;
 
+mod keeping;
+
 /// Sockets are numbers here; `waiting` holds those that want to hear of an empty outbox.
 #[derive(Default)]
 struct Stage {
@@ -113,6 +115,7 @@ fn core(now: Instant) -> (Core<Stage>, mpsc::Receiver<ToControl>) {
         mail: mpsc::channel().1,
         control,
         peers: Vec::new(),
+        keeping: Keeping::new(None, None),
         seed: 1,
     };
     (Core::new(parts), mail_of_control)

@@ -72,7 +72,7 @@ impl<N: Net> Core<N> {
                 }
                 Action::IdentifyReturned => self.tell_control(ToControl::IdentifyReturned { shard }),
                 // Only a store makes a shard ask, and there is none.
-                Action::ReadLog(index) => self.group.shards[at].on_segment(now, index, None),
+                Action::ReadLog(index) => self.read_log(now, at, index),
                 Action::InvalidSession(key) => self.tell_invalid_session(now, at, key),
                 Action::Disconnect(key, code) => self.disconnect(at, key, code),
                 Action::Stopped(code) => {

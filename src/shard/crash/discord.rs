@@ -103,7 +103,12 @@ impl Discord {
         self.identifies += 1;
         self.sessions += 1;
         self.messages_before = self.messages;
-        self.session = Some(Session { id: format!("upstream-{}", self.sessions), sequence: 0, buffer: Vec::new(), acknowledged: 0 });
+        self.session = Some(Session {
+            id: format!("upstream-{}", self.sessions),
+            sequence: 0,
+            buffer: Vec::new(),
+            acknowledged: 0,
+        });
         self.is_live = true;
         let mut ready = Vec::new();
         let id = self.session.as_ref().unwrap().id.clone();

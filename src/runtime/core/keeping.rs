@@ -1,0 +1,308 @@
+//! The core's side of the store: journals are gathered into batches, batches sent, answers given to their shards.
+//!
+//! It decides nothing about what is stored. A batch goes at the end of a turn: at once when somebody waits for it, else when it is large
+//! enough or `BATCH_AGE` old. What is on its way is bounded; a disk that does not keep up counts as lost, since events must not wait for it.
+
+use std::time::{Duration, Instant};
+
+use tracing::error;
+
+use super::{Core, Timer};
+use crate::runtime::net::Net;
+use crate::runtime::storage::StoreSender;
+use crate::runtime::storage::mail::{Batch, StoreReport, ToStore};
+use crate::store::{Sealed, StateBlob};
+use crate::wire::ShardId;
+
+/// Nothing that nobody waits for stays longer on the core.
+const BATCH_AGE: Duration = Duration::from_millis(10);
+/// More goes at once.
+const BATCH_BYTES: usize = 128 << 10;
+
+/// On its way to the disk, at most, for one core. Beyond it the store counts as lost.
+pub const INFLIGHT_BYTES_MAX: usize = 64 << 20;
+
+/// While more than this is on its way, no checkpoints are made.
+const CHECKPOINT_INFLIGHT_MAX: usize = 8 << 20;
+/// Checkpoints in one batch, about.
+const CHECKPOINT_BYTES: usize = 1 << 20;
+
+/// Emptied batches that are kept for their buffers.
+const SPARE_MAX: usize = 4;
+
+/// After the time for sending is over, the disk has this much more to take the rest.
+const END_MAX: Duration = Duration::from_millis(1500);
+
+/// How far the end of the store is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    No,
+    /// `ToStore::CoreEnded` is sent: the disk has until then.
+    Asked(Instant),
+    Done,
+}
+
+/// A core's part of the store. Without `data_dir` there is no sender, and everything here is idle.
+pub struct Keeping {
+    sender: Option<StoreSender>,
+    /// Of the store that takes batches; `None` while there is none.
+    generation: Option<u64>,
+    spare: Vec<Box<Batch>>,
+    inflight_bytes: usize,
+    /// When what waits is sent at the latest.
+    due: Option<Instant>,
+    /// Where the next round of checkpoints begins, so that each shard has its turn.
+    checkpoint_at: usize,
+    ending: Ending,
+    report: Option<StoreReport>,
+}
+
+impl Keeping {
+    /// `generation`: of the store that is there at the start, if it could be opened.
+    pub fn new(sender: Option<StoreSender>, generation: Option<u64>) -> Self {
+        Self {
+            sender,
+            generation,
+            spare: Vec::new(),
+            inflight_bytes: 0,
+            due: None,
+            checkpoint_at: 0,
+            ending: Ending::No,
+            report: None,
+        }
+    }
+
+    pub fn report(&self) -> Option<StoreReport> {
+        self.report.clone()
+    }
+
+    pub fn set_report(&mut self, report: StoreReport) {
+        self.report = Some(report);
+    }
+
+    /// False when there is no store that could take it.
+    fn send(&self, message: ToStore) -> bool {
+        let (Some(sender), Some(generation)) = (&self.sender, self.generation) else { return false };
+        sender.send(generation, message);
+        true
+    }
+}
+
+impl<N: Net> Core<N> {
+    /// The end of a turn. Costs a look at each shard of the core when there is a store, nothing otherwise.
+    pub(super) fn keep(&mut self, now: Instant) {
+        if self.keeping.generation.is_none() {
+            return;
+        }
+        let (mut bytes, mut urgent) = (0, false);
+        for journal in self.group.shards.iter_mut().filter_map(|it| it.journal()) {
+            bytes += journal.bytes.len();
+            urgent |= journal.urgent;
+        }
+        if urgent || bytes >= BATCH_BYTES {
+            self.send_batch(now);
+        } else if bytes > 0 && self.keeping.due.is_none() {
+            self.arm_keeping(now);
+        }
+    }
+
+    fn arm_keeping(&mut self, now: Instant) {
+        let due = now + BATCH_AGE;
+        self.keeping.due = Some(due);
+        self.timers.push(std::cmp::Reverse((due, Timer::Keeping)));
+    }
+
+    /// `Timer::Keeping` has gone off; one that a batch has overtaken is void.
+    pub(super) fn on_keeping_timeout(&mut self, now: Instant, due: Instant) {
+        if self.keeping.due == Some(due) {
+            self.send_batch(now);
+        }
+    }
+
+    /// Once a second: guilds whose checkpoint is due by age alone.
+    pub(super) fn keep_by_age(&mut self, now: Instant) {
+        if self.keeping.generation.is_some() && self.keeping.due.is_none() {
+            self.arm_keeping(now);
+        }
+    }
+
+    /// Sends what the shards have written: records, then segments and checkpoints that were taken after them.
+    fn send_batch(&mut self, now: Instant) {
+        self.keeping.due = None;
+        let mut batch = self.keeping.spare.pop().unwrap_or_default();
+        batch.core = self.index;
+        batch.marks.clear();
+        for (at, shard) in self.group.shards.iter_mut().enumerate() {
+            let Some(journal) = shard.journal().filter(|it| !it.bytes.is_empty()) else { continue };
+            batch.records.extend_from_slice(&journal.bytes);
+            batch.marks.push((at, journal.mark));
+            journal.bytes.clear();
+            journal.bytes.shrink_to(BATCH_BYTES);
+            journal.urgent = false;
+        }
+        batch.bytes = batch.records.len();
+        for (at, shard) in self.group.shards.iter_mut().enumerate() {
+            let id = self.shared.placement.shard(self.index, at);
+            while let Some(sealed) = shard.take_sealed() {
+                batch.bytes += sealed.bytes.len();
+                batch.segments.push((id, sealed));
+            }
+        }
+        let unfinished = self.add_checkpoints(now, &mut batch);
+        if batch.is_empty() {
+            self.keeping.spare.push(batch);
+        } else {
+            self.keeping.inflight_bytes += batch.bytes;
+            self.keeping.send(ToStore::Batch(batch));
+            if self.keeping.inflight_bytes > INFLIGHT_BYTES_MAX {
+                error!(
+                    core = self.index,
+                    bytes = self.keeping.inflight_bytes,
+                    "the disk does not keep up with the events"
+                );
+                self.keeping.send(ToStore::TooSlow);
+                return self.on_store_lost(now);
+            }
+        }
+        // Making checkpoints writes records, too: they must not overtake them.
+        let wrote = self.group.shards.iter_mut().filter_map(|it| it.journal()).any(|it| !it.bytes.is_empty());
+        if wrote || unfinished {
+            self.arm_keeping(now);
+        }
+    }
+
+    /// Puts checkpoints that are due into the batch, shard after shard. True when some had to stay behind.
+    fn add_checkpoints(&mut self, now: Instant, batch: &mut Batch) -> bool {
+        let count = self.group.shards.len();
+        let mut bytes = 0;
+        for n in 0..count {
+            let at = (self.keeping.checkpoint_at + n) % count;
+            let id = self.shared.placement.shard(self.index, at);
+            loop {
+                if bytes >= CHECKPOINT_BYTES || self.keeping.inflight_bytes + batch.bytes > CHECKPOINT_INFLIGHT_MAX {
+                    self.keeping.checkpoint_at = at;
+                    return true;
+                }
+                let Some(blob) = self.group.shards[at].checkpoint(now) else { break };
+                bytes += blob.bytes.len();
+                batch.bytes += blob.bytes.len();
+                batch.states.push((id, blob));
+            }
+        }
+        false
+    }
+
+    // ---- what the storage thread says
+
+    pub(super) fn on_store_written(&mut self, now: Instant, mut batch: Box<Batch>) {
+        self.keeping.inflight_bytes = self.keeping.inflight_bytes.saturating_sub(batch.bytes);
+        for (at, mark) in batch.marks.drain(..) {
+            self.group.shards[at].on_written(mark);
+            self.run_actions(now, at);
+        }
+        if self.keeping.spare.len() < SPARE_MAX {
+            self.keeping.spare.push(batch);
+        }
+    }
+
+    /// A shard wants a part of its log that is not in memory any more.
+    pub(super) fn read_log(&mut self, now: Instant, at: usize, index: u64) {
+        let message = ToStore::Read { core: self.index, shard: self.shard_id(at), index };
+        if !self.keeping.send(message) {
+            self.group.shards[at].on_segment(now, index, None);
+        }
+    }
+
+    pub(super) fn on_store_segment(&mut self, now: Instant, at: usize, index: u64, segment: Option<Sealed>) {
+        self.group.shards[at].on_segment(now, index, segment);
+        self.run_actions(now, at);
+    }
+
+    pub(super) fn on_store_state(&mut self, at: usize, blob: &StateBlob) {
+        self.group.shards[at].on_state(blob);
+        self.keeping.send(ToStore::StateTaken { bytes: blob.bytes.len() });
+    }
+
+    pub(super) fn on_store_state_lost(&mut self, now: Instant, at: usize) {
+        self.group.shards[at].on_state_lost(now);
+        self.run_actions(now, at);
+    }
+
+    pub(super) fn on_store_state_complete(&mut self, now: Instant, at: usize) {
+        self.group.shards[at].on_state_complete(now);
+        self.run_actions(now, at);
+    }
+
+    pub(super) fn on_store_tail(&mut self, now: Instant, at: usize, tail: u64) {
+        self.group.shards[at].on_store_tail(tail);
+        self.run_actions(now, at);
+    }
+
+    pub(super) fn on_store_rotate(&mut self, now: Instant, wal: u64) {
+        if self.keeping.generation.is_none() {
+            return;
+        }
+        for shard in &mut self.group.shards {
+            shard.seal();
+        }
+        self.send_batch(now);
+        let floors: Vec<(ShardId, u64)> =
+            self.group.shards.iter().enumerate().map(|(at, it)| (self.shard_id(at), it.floor())).collect();
+        self.keeping.send(ToStore::Rotated { core: self.index, wal, floors });
+    }
+
+    /// From here on everything is in memory alone, and nothing waits for a disk.
+    pub(super) fn on_store_lost(&mut self, now: Instant) {
+        if self.keeping.generation.take().is_none() {
+            return;
+        }
+        self.keeping.inflight_bytes = 0;
+        self.keeping.due = None;
+        for at in 0..self.group.shards.len() {
+            self.group.shards[at].on_store_lost(now);
+            self.run_actions(now, at);
+        }
+    }
+
+    pub(super) fn on_store_begin(&mut self, now: Instant, generation: u64) {
+        if self.keeping.ending != Ending::No {
+            return;
+        }
+        self.keeping.generation = Some(generation);
+        for shard in &mut self.group.shards {
+            shard.begin_journal();
+        }
+        self.send_batch(now);
+    }
+
+    // ---- the end
+
+    /// Nothing more happens on this core: the rest is handed over. True when the store has it, or has had its time, which lasts until
+    /// a little after `until`.
+    pub(super) fn end_keeping(&mut self, now: Instant, until: Instant) -> bool {
+        match self.keeping.ending {
+            Ending::Done => true,
+            Ending::Asked(until) => {
+                if now >= until {
+                    error!(core = self.index, "the disk did not take everything in time");
+                }
+                now >= until
+            }
+            Ending::No => {
+                let Some(sender) = self.keeping.sender.clone() else { return true };
+                // Records that come of making checkpoints are left out: without them a restart replays a little more.
+                if self.keeping.generation.is_some() {
+                    self.send_batch(now);
+                }
+                sender.send(self.keeping.generation.unwrap_or(0), ToStore::CoreEnded);
+                self.keeping.ending = Ending::Asked(until + END_MAX);
+                self.timers.push(std::cmp::Reverse((until + END_MAX, Timer::Keeping)));
+                false
+            }
+        }
+    }
+
+    pub(super) fn on_store_ended(&mut self) {
+        self.keeping.ending = Ending::Done;
+    }
+}
