@@ -14,6 +14,8 @@ pub struct Session {
     pub id: String,
     sequence: u64,
     buffer: Vec<(u64, Vec<u8>)>,
+    /// What a heartbeat has said is kept no longer.
+    acknowledged: u64,
 }
 
 pub struct Discord {
@@ -78,6 +80,7 @@ impl Discord {
                 if let (Some(session), Some(sequence)) = (&mut self.session, payload["d"].as_u64()) {
                     // It takes an acknowledgement for what it says.
                     session.buffer.retain(|it| it.0 > sequence);
+                    session.acknowledged = session.acknowledged.max(sequence);
                 }
                 self.wire.push_back(br#"{"t":null,"s":null,"op":11,"d":null}"#.to_vec());
             }
@@ -100,7 +103,12 @@ impl Discord {
         self.identifies += 1;
         self.sessions += 1;
         self.messages_before = self.messages;
-        self.session = Some(Session { id: format!("upstream-{}", self.sessions), sequence: 0, buffer: Vec::new() });
+        self.session = Some(Session {
+            id: format!("upstream-{}", self.sessions),
+            sequence: 0,
+            buffer: Vec::new(),
+            acknowledged: 0,
+        });
         self.is_live = true;
         let mut ready = Vec::new();
         let id = self.session.as_ref().unwrap().id.clone();
@@ -117,8 +125,7 @@ impl Discord {
             return self.wire.push_back(FORGOTTEN.into());
         };
         assert!(after <= session.sequence, "RESUME {after} ahead of {}", session.sequence);
-        let first = session.buffer.first().map_or(session.sequence + 1, |it| it.0);
-        assert!(after + 1 >= first, "what was acknowledged by a heartbeat is wanted again: {after}, {first}");
+        assert!(after >= session.acknowledged, "what a heartbeat has acknowledged is wanted again: {after}");
         self.wire.extend(session.buffer.iter().filter(|it| it.0 > after).map(|it| it.1.clone()));
         self.is_live = true;
         // It takes a number, and is not replayed.
