@@ -28,6 +28,10 @@ churn *options:
 identify *options:
     cargo run --release -p loadtest -- identify {{options}}
 
+# everything goes wrong for minutes, by a seed (just chaos --seed 7 --minutes 30)
+chaos *options:
+    cargo run --release -p loadtest -- chaos {{options}}
+
 # discord.js, discord.py and twilight, unmodified
 libraries *options:
     tests/libraries/run {{options}}

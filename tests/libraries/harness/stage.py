@@ -64,6 +64,10 @@ class Stage:
             self.rest.gateway_url = self.cable.url
         self.cable.plug("127.0.0.1", port)
 
+    def more_keys(self):
+        """Keys that a stage adds to the proxy's configuration."""
+        return {}
+
     async def start_bot(self, library):
         return await start_bot(self, library, library.name, self.rest, self.cable)
 
@@ -113,11 +117,13 @@ class Stage:
             "externally_accessible_url": self.cable.url,
             "backend": self._backend,
             "cache": dict.fromkeys(CACHE, True),
+            **self.more_keys(),
         }
         path = self.folder / "config.json"
         path.write_text(json.dumps(config))
         self.proxy_url = f"http://127.0.0.1:{port}"
-        self.proxy = await self.processes.start("shardgate", [self._shardgate, "--config", path])
+        self.proxy_command = [self._shardgate, "--config", path]
+        self.proxy = await self.processes.start("shardgate", self.proxy_command)
 
         async def is_ready():
             return await self.proxy_status("/readyz") == 200
