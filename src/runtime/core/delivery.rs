@@ -48,8 +48,8 @@ impl<N: Net> Core<N> {
             return Fate::Stays;
         }
         let pumped = self.group.shards[shard].pump(key, &mut client.encoder, self.net.queue(token), room);
-        if self.group.shards[shard].has_actions() {
-            self.asking.push(shard);
+        if self.group.shards[shard].has_actions() && self.pumped.last() != Some(&shard) {
+            self.pumped.push(shard);
         }
         match pumped {
             Pumped::Current | Pumped::Reading => Fate::Stays,

@@ -81,8 +81,8 @@ pub struct Core<N: Net> {
     group: Group,
     places: Vec<Place>,
     dirty: Vec<usize>,
-    /// Shards whose clients, being pumped, made them ask for something.
-    asking: Vec<usize>,
+    /// Shards that want something since their clients were pumped.
+    pumped: Vec<usize>,
     conns: Conns,
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
     mail: mpsc::Receiver<ToCore>,
@@ -124,7 +124,7 @@ impl<N: Net> Core<N> {
             group: parts.group,
             places,
             dirty: Vec::new(),
-            asking: Vec::new(),
+            pumped: Vec::new(),
             conns: Conns::default(),
             timers: BinaryHeap::new(),
             mail: parts.mail,
@@ -153,9 +153,7 @@ impl<N: Net> Core<N> {
             }
             self.run_timers(now);
             self.pump_dirty(now);
-            while let Some(at) = self.asking.pop() {
-                self.run_actions(now, at);
-            }
+            self.run_actions_of_pumping(now);
             self.keep(now);
             if let Some(Draining { until }) = self.draining
                 && (self.net.is_empty() || now >= until)

@@ -108,6 +108,48 @@ fn when_the_store_is_lost_nothing_waits_any_more() {
 }
 
 #[test]
+fn a_client_that_was_away_for_longer_than_memory_reads_from_the_disk_without_further_events() {
+    let begin = clock::now();
+    let (mut core, _control, mail) = keeping(begin);
+    live(&mut core, begin);
+    let now = settle(&mut core, begin, &mail);
+    let token = seated(&mut core, now);
+    let now = settle(&mut core, now, &mail);
+    for s in 2..6 {
+        message(&mut core, now, s, 100_000);
+    }
+    // All of it goes to the store and out of memory before the client is pumped.
+    core.on_mail(now, ToCore::StoreRotate { wal: 2 });
+    let mut segments = Vec::new();
+    for mut batch in batches(&mail) {
+        segments.append(&mut batch.segments);
+        batch.empty();
+        core.on_mail(now, ToCore::StoreWritten(batch));
+    }
+    core.group.trim_by_age(now + Duration::from_secs(7200));
+    core.net.queue(token).clear();
+    core.pump_dirty(now);
+    core.run_actions_of_pumping(now);
+    let mut reads = 0;
+    while let Ok(it) = mail.try_recv() {
+        let ToStore::Read { shard, index, .. } = it.message else { continue };
+        reads += 1;
+        let segment = segments.iter().map(|it| &it.1).find(|it| it.first <= index && index < it.end).cloned();
+        core.on_mail(now, ToCore::StoreSegment { shard, index, segment });
+        core.pump_dirty(now);
+        core.run_actions_of_pumping(now);
+        if core.net.waiting.pop() == Some(token) {
+            core.net.queue(token).clear();
+            core.on_event(now, Event::Drained(token));
+            core.run_actions_of_pumping(now);
+        }
+    }
+    assert_eq!(reads, segments.iter().filter(|it| it.1.end > 2).count());
+    assert!(!core.net.closed.contains(&token));
+    assert!(!core.group.shards[0].has_more(core.places[0].clients[0].0), "it has everything");
+}
+
+#[test]
 fn a_disk_that_does_not_keep_up_counts_as_lost() {
     let begin = clock::now();
     let (mut core, _control, mail) = keeping(begin);
