@@ -52,6 +52,6 @@ seed number:
 images *targets:
     tuning/images {{targets}}
 
-# one fuzz target for a minute: frame, scan, http_upgrade, inflate, client_payload (needs cargo-fuzz and a nightly)
+# one fuzz target for a minute: frame, scan, http_upgrade, inflate, client_payload, wal, blob (needs cargo-fuzz and a nightly)
 fuzz target seconds="60":
     cargo +nightly fuzz run {{target}} -- -max_total_time={{seconds}}

@@ -13,10 +13,10 @@ use tokio::time::{Duration, sleep};
 fn a_proxy_over_its_memory_limit_answers_503_and_says_so() {
     on_backends(|backend| {
         with_discord(&["--shards", "1", "--guilds", "1000"], async |discord: Address| {
-            let limit = 16 << 20;
+            let limit = 8 << 20;
             let keys = json!({"backend": backend, "memory_limit": limit, "cache": {"emojis": true, "members": true}});
             let proxy = Proxy::spawn(&discord, &[], keys);
-            // State alone is more than that.
+            // The program and a thousand guilds are more than that.
             while proxy.metric("shardgate_memory_level").await != Some(100.0) {
                 sleep(Duration::from_millis(20)).await;
             }

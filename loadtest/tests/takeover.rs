@@ -144,7 +144,9 @@ fn a_new_process_takes_over_and_no_connection_is_refused() {
         for (cores, cores_after) in [(1, 2), (2, 1)] {
             with_discord(&["--shards", "3", "--guilds", "2"], async |discord: Address| {
                 let folder = Folder::new();
-                let keys = |cores: usize| json!({"backend": backend, "cores": cores, "data_dir": folder.text()});
+                // Both have it, one after the other.
+                let admin_bind = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+                let keys = |cores: usize| json!({"backend": backend, "cores": cores, "data_dir": folder.text(), "admin_bind": admin_bind});
                 let mut first = Proxy::start(&discord, &[], keys(cores)).await;
                 let address = address_of(&first);
                 let (mut client, ..) = identified(&first.url, [1, 3]).await;

@@ -1,6 +1,7 @@
 //! A block of a table: entries behind each other, sorted by id.
 //!
-//! An entry is `id` (8 bytes), ordinal and length (LEB128), and the packed element. Capacity follows the allocator's size
+//! An entry is `id` (8 bytes), the length of what follows (LEB128), ordinal (LEB128), and the packed element: a search hops from
+//! length to length and reads no more. Capacity follows the allocator's size
 //! classes, so that no more is lost in a block than between two of them.
 
 #![forbid(unsafe_code)]
@@ -44,13 +45,13 @@ impl Block {
 
     /// The entry that begins at `start`.
     pub fn entry(&self, start: usize) -> Option<Entry> {
-        let mut rest = self.bytes.get(start..)?;
-        let (id, behind) = rest.split_first_chunk::<8>()?;
-        rest = behind;
-        let ordinal = take_leb(&mut rest) as u32;
+        let (id, behind) = self.bytes.get(start..)?.split_first_chunk::<8>()?;
+        let mut rest = behind;
         let len = take_leb(&mut rest) as usize;
+        let end = self.bytes.len() - rest.len() + len;
+        let ordinal = take_leb(&mut rest) as u32;
         let at = self.bytes.len() - rest.len();
-        Some(Entry { id: u64::from_le_bytes(*id), ordinal, span: start..at + len, packed: at..at + len })
+        Some(Entry { id: u64::from_le_bytes(*id), ordinal, span: start..end, packed: at..end })
     }
 
     pub fn entries(&self) -> impl Iterator<Item = Entry> {
@@ -65,14 +66,16 @@ impl Block {
     /// The entry of that id, or the offset where it would stand. 0 is never found: it stands behind its like.
     pub fn find(&self, id: u64) -> Result<Entry, usize> {
         let mut at = 0;
-        while let Some(entry) = self.entry(at) {
-            if entry.id > id {
+        while let Some((here, mut rest)) = self.bytes.get(at..).and_then(<[u8]>::split_first_chunk::<8>) {
+            let here = u64::from_le_bytes(*here);
+            if here >= id && id != 0 {
+                return self.entry(at).filter(|entry| entry.id == id).ok_or(at);
+            }
+            if here > id {
                 break;
             }
-            if entry.id == id && id != 0 {
-                return Ok(entry);
-            }
-            at = entry.span.end;
+            let len = take_leb(&mut rest) as usize;
+            at = self.bytes.len() - rest.len() + len;
         }
         Err(at)
     }
@@ -146,13 +149,14 @@ pub fn entry_len(ordinal: u32, packed: usize) -> usize {
     head_of(0, ordinal, packed, &mut head).len() + packed
 }
 
-/// An id, five bytes of ordinal, ten of length.
+/// An id, ten bytes of length, five of ordinal.
 const HEAD_MAX: usize = 23;
 
-fn head_of(id: u64, ordinal: u32, len: usize, head: &mut [u8; HEAD_MAX]) -> &[u8] {
+fn head_of(id: u64, ordinal: u32, packed: usize, head: &mut [u8; HEAD_MAX]) -> &[u8] {
+    let ordinal_len = (u32::BITS - (ordinal | 1).leading_zeros()).div_ceil(7) as usize;
     head[..8].copy_from_slice(&id.to_le_bytes());
     let mut at = 8;
-    for mut value in [u64::from(ordinal), len as u64] {
+    for mut value in [(ordinal_len + packed) as u64, u64::from(ordinal)] {
         while value >= 0x80 {
             head[at] = value as u8 | 0x80;
             value >>= 7;
@@ -189,7 +193,7 @@ mod tests {
     #[test]
     fn heads_fit_whatever_they_say() {
         let mut head = [0; HEAD_MAX];
-        assert_eq!(head_of(u64::MAX, u32::MAX, usize::MAX, &mut head).len(), HEAD_MAX);
+        assert_eq!(head_of(u64::MAX, u32::MAX, usize::MAX - 5, &mut head).len(), HEAD_MAX);
         assert_eq!(entry_len(0, 5), 15);
     }
 

@@ -7,7 +7,7 @@
 
 use super::Keep;
 use super::channels::array;
-use super::edit;
+use super::edit::{self, Entry};
 use super::guild::Guild;
 use super::kind::{self, Kind};
 use super::users::Users;
@@ -27,8 +27,9 @@ pub fn on_member_add(guild: &mut Guild, d: &[u8], keep: &Keep, users: &mut Users
 }
 
 pub fn on_member_update(guild: &mut Guild, d: &[u8], keep: &Keep, users: &mut Users) -> Result<(), Invalid> {
-    match kind::user_id(d)? {
-        Some(id) => merge_member(guild, id, d, true, keep, users),
+    let news = edit::entries(d, &["guild_id"])?;
+    match kind::object_id(value(&news, "user"))? {
+        Some(id) => merge_member(guild, id, (d, &news), true, keep, users),
         None => Ok(()),
     }
 }
@@ -43,8 +44,13 @@ pub fn on_member_remove(guild: &mut Guild, d: &[u8], users: &mut Users) -> Resul
 }
 
 /// The answer to one client's request is news to the cache whoever asked. A broken element ends it; those before it stay.
-pub fn on_members_chunk(guild: &mut Guild, d: &[u8], keep: &Keep, users: &mut Users) -> Result<(), Invalid> {
-    let [members, presences] = json::pick(d, ["members", "presences"])?;
+pub fn on_members_chunk(
+    guild: &mut Guild,
+    members: Option<&[u8]>,
+    presences: Option<&[u8]>,
+    keep: &Keep,
+    users: &mut Users,
+) -> Result<(), Invalid> {
     for member in array(members)? {
         let member = member?;
         if !json::is_object(member) {
@@ -100,7 +106,8 @@ pub fn on_voice_state(guild: &mut Guild, d: &[u8], keep: &Keep, users: &mut User
     let is_connected = channel.is_some_and(|channel| channel != b"null");
     let state = edit::edit(d, &["guild_id", "member"], &[])?;
     if let Some(member) = member.filter(|it| json::is_object(it)) {
-        merge_member(guild, id, member, is_connected, keep, users)?;
+        let news = edit::entries(member, &["guild_id"])?;
+        merge_member(guild, id, (member, &news), is_connected, keep, users)?;
     }
     if !is_connected {
         guild.remove(Kind::VoiceStates, id);
@@ -148,26 +155,29 @@ fn without_role(member: &[u8], role: u64) -> Result<Option<Box<[u8]>>, Invalid> 
     if had_it { edit::edit(member, &[], &[(b"roles", &left)]).map(Some) } else { Ok(None) }
 }
 
-/// Merges `news` into the stored member. One that is not stored is put if `may_insert` and `news` is a whole member.
+/// Merges a member object, given with its entries, into the stored member. One that is not stored is put if `may_insert` and it
+/// has what every member in a GUILD_CREATE has.
 fn merge_member(
     guild: &mut Guild,
     id: u64,
-    news: &[u8],
+    (member, news): (&[u8], &[Entry<'_>]),
     may_insert: bool,
     keep: &Keep,
     users: &mut Users,
 ) -> Result<(), Invalid> {
     if let Some(old) = guild.get(Kind::Members, id) {
-        let merged = edit::merge(&old, news, &["guild_id"])?;
+        let merged = edit::edit(&old, &[], news)?;
         guild.put_member(id, &merged, users);
-    } else if may_insert && keep.member(Some(id)) && is_whole(news, id)? {
-        guild.put_member(id, &edit::edit(news, &["guild_id"], &[])?, users);
+    } else if may_insert
+        && keep.member(Some(id))
+        && ["joined_at", "roles", "deaf", "mute"].iter().all(|key| value(news, key).is_some())
+        && kind::object_id(value(news, "user"))? == Some(id)
+    {
+        guild.put_member(id, &edit::edit(member, &["guild_id"], &[])?, users);
     }
     Ok(())
 }
 
-/// Whether `member` has what every member in a GUILD_CREATE has.
-fn is_whole(member: &[u8], id: u64) -> Result<bool, Invalid> {
-    let keys = json::pick(member, ["joined_at", "roles", "deaf", "mute"])?;
-    Ok(keys.iter().all(Option::is_some) && kind::user_id(member)? == Some(id))
+fn value<'a>(entries: &[Entry<'a>], key: &str) -> Option<&'a [u8]> {
+    entries.iter().find(|entry| json::key_is(entry.0, key)).map(|entry| entry.1)
 }

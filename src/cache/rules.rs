@@ -18,10 +18,10 @@ use crate::wire::json::{self, Invalid};
 /// A scheduled event whose `status` is completed or cancelled is no longer in GUILD_CREATE (unconfirmed).
 const SCHEDULED_EVENT_ENDED: [u64; 2] = [3, 4];
 
-/// Applies an event about `guild`. READY, USER_UPDATE, GUILD_CREATE and GUILD_DELETE are the cache's own.
+/// Applies an event about `guild`. READY, USER_UPDATE, GUILD_CREATE, GUILD_DELETE and GUILD_MEMBERS_CHUNK are the cache's own.
 pub fn apply(guild: &mut Guild, event: Event, d: &[u8], keep: &Keep, users: &mut Users) -> Result<(), Invalid> {
     match event {
-        Event::Ready | Event::UserUpdate | Event::GuildCreate | Event::GuildDelete => Ok(()),
+        Event::Ready | Event::UserUpdate | Event::GuildCreate | Event::GuildDelete | Event::MembersChunk => Ok(()),
         Event::GuildUpdate => guild.update(d, keep, users),
         Event::GuildEmojisUpdate => replace(guild, Kind::Emojis, d, keep, users),
         Event::GuildStickersUpdate => replace(guild, Kind::Stickers, d, keep, users),
@@ -40,7 +40,6 @@ pub fn apply(guild: &mut Guild, event: Event, d: &[u8], keep: &Keep, users: &mut
         Event::MemberAdd => people::on_member_add(guild, d, keep, users),
         Event::MemberUpdate => people::on_member_update(guild, d, keep, users),
         Event::MemberRemove => people::on_member_remove(guild, d, users),
-        Event::MembersChunk => people::on_members_chunk(guild, d, keep, users),
         Event::PresenceUpdate => people::on_presence(guild, d, keep),
         Event::VoiceStateUpdate => people::on_voice_state(guild, d, keep, users),
         Event::StageInstancePut => put(guild, Kind::StageInstances, d),

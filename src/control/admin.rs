@@ -25,35 +25,22 @@ const READING_MAX: usize = 32;
 const READ_MAX: Duration = Duration::from_secs(5);
 /// Pause after an `accept` that failed: out of file descriptors, most likely.
 const ACCEPT_RETRY: Duration = Duration::from_millis(200);
-/// How often an address is tried that another process has.
-const BIND_RETRY: Duration = Duration::from_millis(100);
+/// Between two attempts to get the address.
+const BIND_RETRY: Duration = Duration::from_millis(10);
 const NOT_HERE: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 37\r\nConnection: close\r\n\r\nNo gateway connections on this port.\n";
 
-/// Listens on `address` for as long as the process runs.
-///
-/// Errs when it cannot be had. One that `replaces` a running proxy takes the address as soon as that has ended.
-pub fn start(address: SocketAddr, replaces: bool, control: mpsc::Sender<ToControl>) -> io::Result<()> {
-    let bound = match TcpListener::bind(address) {
-        Err(error) if replaces && error.kind() == io::ErrorKind::AddrInUse => None,
-        bound => Some(bound?),
-    };
-    let serve = move || match bound.map_or_else(|| wait_for(address), Ok) {
-        Ok(listener) => accept(&listener, &control),
-        Err(error) => warn!(%error, %address, "admin_bind cannot be had: there are no operator's pages"),
-    };
-    thread::Builder::new().name("admin".into()).spawn(serve).map(drop)
-}
-
-/// Binds `address` once nobody else has it.
-fn wait_for(address: SocketAddr) -> io::Result<TcpListener> {
-    info!(%address, "admin_bind is still taken, most likely by the proxy that this one replaces");
-    loop {
-        thread::sleep(BIND_RETRY);
+/// Listens on `address` for as long as the process runs. Errs when it cannot be had within `patience`: a process that has just ended may
+/// hold it for a moment.
+pub fn start(address: SocketAddr, patience: Duration, control: mpsc::Sender<ToControl>) -> io::Result<()> {
+    let end = clock::now() + patience;
+    let listener = loop {
         match TcpListener::bind(address) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-            bound => return bound,
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && clock::now() < end => thread::sleep(BIND_RETRY),
+            bound => break bound?,
         }
-    }
+    };
+    info!(listen = %listener.local_addr()?, "operator's pages");
+    thread::Builder::new().name("admin".into()).spawn(move || accept(&listener, &control)).map(drop)
 }
 
 fn accept(listener: &TcpListener, control: &mpsc::Sender<ToControl>) {
@@ -159,23 +146,6 @@ mod tests {
     #[test]
     fn an_address_that_is_taken_is_an_error() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        assert!(start(taken.local_addr().unwrap(), false, mpsc::channel().0).is_err());
-    }
-
-    #[test]
-    fn a_successor_has_the_address_once_it_is_free() {
-        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = taken.local_addr().unwrap();
-        let (control, mail) = mpsc::channel();
-        start(address, true, control).unwrap();
-        drop(taken);
-        let mut socket = loop {
-            match TcpStream::connect(address) {
-                Ok(socket) => break socket,
-                Err(_) => thread::sleep(BIND_RETRY),
-            }
-        };
-        socket.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-        assert!(matches!(mail.recv(), Ok(ToControl::Page { door: Door::Admin, .. })));
+        assert!(start(taken.local_addr().unwrap(), Duration::ZERO, mpsc::channel().0).is_err());
     }
 }

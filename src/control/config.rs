@@ -28,8 +28,8 @@ const CONFIG_BYTES_MAX: u64 = 1 << 20;
 pub const SHARDS_MAX: u64 = 65_536;
 pub const LOG_BYTES_MIN: u64 = 1 << 20;
 const LOG_BYTES_MAX: u64 = 1 << 40;
-/// Less is used by a proxy without a single guild.
-const MEMORY_LIMIT_MIN: u64 = 16 << 20;
+/// A proxy with no guild and no client uses about as much.
+const MEMORY_LIMIT_MIN: u64 = 8 << 20;
 const MEMORY_LIMIT_MAX: u64 = 1 << 50;
 const DISK_BYTES_DEFAULT: u64 = 4 << 30;
 const DISK_BYTES_MAX: u64 = 1 << 46;

@@ -116,7 +116,7 @@ fn latency_histogram(page: &mut Page, shard: &ShardReport) {
 
 fn ours_by_shard(page: &mut Page, shards: &[&ShardReport]) {
     type Value = fn(&ShardReport) -> u64;
-    let families: [(&str, &str, &str, Value); 15] = [
+    let families: [(&str, &str, &str, Value); 18] = [
         ("clients", "gauge", "Clients connected and identified.", |it| it.clients as u64),
         ("sessions", "gauge", "Client sessions, connected or waiting for RESUME.", |it| it.sessions as u64),
         ("log_bytes", "gauge", "Bytes held in the log.", |it| it.log_bytes as u64),
@@ -141,6 +141,19 @@ fn ours_by_shard(page: &mut Page, shards: &[&ShardReport]) {
             "Dispatches of Discord that repeated a number and were left out.",
             |it| it.repeated,
         ),
+        (
+            "upstream_sequence_gaps_total",
+            "counter",
+            "How often Discord left numbers out between two dispatches.",
+            |it| it.sequence_gaps,
+        ),
+        (
+            "known_gaps_total",
+            "counter",
+            "How often Discord forgot the session; clients were told the difference of state.",
+            |it| it.known_gaps,
+        ),
+        ("log_reads_total", "counter", "Segments of the log read back from the store.", |it| it.log_reads),
         ("cache_json_bytes", "gauge", "Bytes of cached JSON, before it is packed.", |it| it.cache.bytes),
         ("cache_errors_total", "counter", "Dispatches that the cache could not read; they were passed on.", |it| {
             it.cache_errors

@@ -57,6 +57,9 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 /// While Discord has not answered, how often that is looked for; a signal is heard at once.
 const FIRST_ANSWER_POLL: Duration = Duration::from_millis(50);
 
+/// After a takeover, how long the address of `admin_bind` is waited for.
+const ADMIN_BIND_PATIENCE: Duration = Duration::from_secs(3);
+
 /// The running cores, as starting the runtime yields them.
 pub struct Cores<C> {
     /// By core number.
@@ -118,6 +121,11 @@ fn serve<C: Core>(
     };
     let mut settings = fit(config, &first.bot, kept.as_ref().map(|it| it.shard_count), &machine, backend, &memory)?;
     settings.clients_max = machine.clients_max(settings.clients_max, settings.shards.len() as u32);
+    let resolver = Resolver::start().map_err(refuse("the resolver's thread"))?;
+    // All that can be made ready beside a running proxy is: from here on it drains, and its clients wait for this one. What it keeps in files, and the
+    // operator's address, are its own until it has left.
+    let activated = Inherited { are_managed: !activated.is_empty(), listeners: activated };
+    let Inherited { listeners, are_managed } = takeover::inherit(args, config, &settings, activated)?;
     let budget = ledger.budget(clock::since_epoch());
     let opening = Opening {
         limit: match (&first.asking, budget) {
@@ -142,13 +150,10 @@ fn serve<C: Core>(
     };
     // Before the cores start: an address that cannot be had is the operator's mistake, and costs no IDENTIFY.
     if let Some(address) = config.admin_bind {
-        admin::start(address, args.takeover, to_control.clone())
+        let patience = if args.takeover { ADMIN_BIND_PATIENCE } else { Duration::ZERO };
+        admin::start(address, patience, to_control.clone())
             .map_err(|error| Refusal::of(format!("admin_bind {address}: {error}")))?;
     }
-    let resolver = Resolver::start().map_err(refuse("the resolver's thread"))?;
-    // Everything else is ready: from here on a running proxy drains, and its clients wait for this one.
-    let activated = Inherited { are_managed: !activated.is_empty(), listeners: activated };
-    let Inherited { listeners, are_managed } = takeover::inherit(args, config, &settings, activated)?;
     let cores = start(settings.clone(), listeners, to_control.clone()).map_err(refuse("the cores do not start"))?;
     if let Some(data_dir) = &config.data_dir {
         let ours = Inherited { listeners: cores.listeners, are_managed };

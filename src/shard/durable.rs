@@ -26,6 +26,9 @@ impl Shard {
         let mark = self.journal.as_ref().map_or(self.last_mark, |it| it.mark);
         self.journal = Some(Journal::new(self.settings.upstream.shard, mark));
         self.gates.begin(mark);
+        let sequence = self.upstream.session().map(|it| it.sequence);
+        self.gates.restart_sequence(sequence);
+        self.upstream.acknowledge(sequence);
         self.dirty.clear();
         // Older dispatches stay in memory alone.
         self.log.close();
@@ -244,6 +247,10 @@ impl Shard {
 
     /// All that records say, but dispatches.
     fn write_all(&mut self) {
+        if !self.cache.has_ready() {
+            // No session yet, so nothing that could be gone on with.
+            return self.write(&Record::Begin(self.log.head()));
+        }
         self.write_epoch();
         for at in 0..self.seats.len() {
             self.write_seat(at);

@@ -52,6 +52,9 @@ impl Shard {
         self.base = self.log.head();
         self.log.skip_to(self.base + sequence + 1);
         self.gates.restart_sequence(Some(sequence));
+        if self.journal.is_some() {
+            self.upstream.acknowledge(Some(sequence));
+        }
         for seat in self.seats.iter_mut().filter(|it| it.is_ghost) {
             seat.known_to.get_or_insert(old_head);
         }
@@ -188,7 +191,7 @@ impl Shard {
         let audience = if self.guilds_come() { Audience::Everyone } else { Audience::Nobody };
         let (head, tail) = (br#"{"t":"GUILD_DELETE","s":"#, [br#","op":0,"d":"#, d.as_bytes(), b"}"]);
         if let Some(journal) = &mut self.journal {
-            journal.push_dispatch(index, true, audience, head, &tail);
+            journal.push_dispatch([self.log.covered(), index], true, audience, head, &tail);
         }
         self.log.append(now, index, head, &tail, audience);
         self.base += 1;
@@ -213,6 +216,7 @@ impl Shard {
             sequence: session.map_or(0, |it| it.sequence),
             base: self.base,
             head: self.log.head(),
+            covered: self.log.covered(),
             as_of: self.ready_as_of,
             state_from: self.state_from,
             pending: self.pending.iter().copied().collect(),

@@ -32,8 +32,16 @@ impl Journal {
         self.mark += 1;
     }
 
-    pub(super) fn push_dispatch(&mut self, index: u64, own: bool, audience: Audience, head: &[u8], tail: &[&[u8]]) {
-        record::append_dispatch(&mut self.bytes, self.shard, index, own, audience, head, tail);
+    /// At the second index, after one that ended at the first.
+    pub(super) fn push_dispatch(
+        &mut self,
+        indices: [u64; 2],
+        own: bool,
+        audience: Audience,
+        head: &[u8],
+        tail: &[&[u8]],
+    ) {
+        record::append_dispatch(&mut self.bytes, self.shard, indices, own, audience, head, tail);
         self.mark += 1;
     }
 

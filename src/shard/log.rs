@@ -71,6 +71,11 @@ impl Log {
         self.segments.front().map_or(self.covered, |it| it.from)
     }
 
+    /// The end of the newest dispatch: from here to the head there is nothing.
+    pub fn covered(&self) -> u64 {
+        self.covered
+    }
+
     /// Memory held, in bytes, index included.
     pub fn bytes(&self) -> usize {
         self.held

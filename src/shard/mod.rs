@@ -326,7 +326,7 @@ impl Shard {
     /// Into the log, and on its way to the store.
     fn keep(&mut self, now: Instant, index: u64, sequence: u64, head: &[u8], tail: &[&[u8]], audience: Audience) {
         if let Some(journal) = &mut self.journal {
-            journal.push_dispatch(index, false, audience, head, tail);
+            journal.push_dispatch([self.log.covered(), index], false, audience, head, tail);
             self.gates.on_sequence(sequence, journal.mark);
         }
         self.log.append(now, index, head, tail, audience);
@@ -461,5 +461,7 @@ impl Shard {
     }
 }
 
+#[cfg(test)]
+mod crash;
 #[cfg(test)]
 mod tests;

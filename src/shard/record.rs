@@ -53,8 +53,9 @@ pub(super) struct Epoch<'a> {
     pub sequence: u64,
     /// A dispatch's index is this and its sequence number.
     pub base: u64,
-    /// The log's head at this moment.
+    /// The log's head at this moment, and the end of its last dispatch: between them is nothing.
     pub head: u64,
+    pub covered: u64,
     /// `ready` is as of here.
     pub as_of: u64,
     /// Checkpoints older than this belong to a state that was given up.
@@ -69,6 +70,8 @@ pub(super) struct Epoch<'a> {
 #[derive(Debug, PartialEq)]
 pub(super) struct StoredDispatch<'a> {
     pub index: u64,
+    /// The end of the dispatch before: between them is nothing.
+    pub from: u64,
     /// Ours, not Discord's: it moves the base.
     pub own: bool,
     pub audience: Audience,
@@ -118,6 +121,7 @@ impl<'a> Record<'a> {
                 sequence: f.u64()?,
                 base: f.u64()?,
                 head: f.u64()?,
+                covered: f.u64()?,
                 as_of: f.u64()?,
                 state_from: f.u64()?,
                 pending: read_guilds(f)?,
@@ -125,6 +129,7 @@ impl<'a> Record<'a> {
             }),
             3 => Self::Dispatch(StoredDispatch {
                 index: f.u64()?,
+                from: f.u64()?,
                 own: flag(f)?,
                 audience: Audience::read(f)?,
                 head: bytes(f)?,
@@ -163,14 +168,16 @@ impl<'a> Record<'a> {
             Self::Epoch(it) => frame::append(out, shard, Kind::Epoch as u8, |out| {
                 put_bytes(out, it.session_id.as_bytes());
                 put_bytes(out, it.resume_url.as_bytes());
-                for value in [it.sequence, it.base, it.head, it.as_of, it.state_from] {
+                for value in [it.sequence, it.base, it.head, it.covered, it.as_of, it.state_from] {
                     put_u64(out, value);
                 }
                 put_u32(out, it.pending.len() as u32);
                 it.pending.iter().for_each(|guild| put_u64(out, guild.0));
                 put_bytes(out, it.ready);
             }),
-            Self::Dispatch(it) => append_dispatch(out, shard, it.index, it.own, it.audience, it.head, &[it.tail]),
+            Self::Dispatch(it) => {
+                append_dispatch(out, shard, [it.from, it.index], it.own, it.audience, it.head, &[it.tail])
+            }
             Self::Seat(it) => frame::append(out, shard, Kind::Seat as u8, |out| {
                 put_u64(out, it.key);
                 put_bytes(out, it.session_id.as_bytes());
@@ -203,7 +210,7 @@ impl<'a> Record<'a> {
 pub(super) fn append_dispatch(
     out: &mut Vec<u8>,
     shard: ShardId,
-    index: u64,
+    [from, index]: [u64; 2],
     own: bool,
     audience: Audience,
     head: &[u8],
@@ -211,6 +218,7 @@ pub(super) fn append_dispatch(
 ) {
     frame::append(out, shard, Kind::Dispatch as u8, |out| {
         put_u64(out, index);
+        put_u64(out, from);
         out.push(u8::from(own));
         audience.put(out);
         put_bytes(out, head);
@@ -239,6 +247,7 @@ mod tests {
         runs.on_sent(5, 12);
         let dispatch = |audience| StoredDispatch {
             index: 12,
+            from: 11,
             own: true,
             audience,
             head: b"{\"t\":\"X\",\"s\":",
@@ -265,6 +274,7 @@ mod tests {
                 sequence: 12,
                 base: 5,
                 head: 18,
+                covered: 17,
                 as_of: 16,
                 state_from: 3,
                 pending: vec![GuildId(1), GuildId(u64::MAX)],

@@ -103,10 +103,13 @@ impl Past {
                 self.seats.insert(seat.key, Seat::restore(&seat, self.now));
             }
             Record::SeatEnded(key) => {
+                self.next_key = self.next_key.max(key + 1);
                 self.seats.remove(&key);
                 self.requests.values_mut().filter(|it| it.client == Some(key)).for_each(|it| it.client = None);
             }
             Record::Request(it) => {
+                // Its client may have asked before it had a session to be written down; its key is taken all the same.
+                self.next_key = self.next_key.max(it.client.map_or(0, |key| key + 1));
                 let nonce = it.nonce.map(Into::into);
                 let asked = Asked { client: it.client, nonce, chunks_received: it.chunks_received };
                 self.requests.insert(it.tag, asked);
@@ -117,7 +120,7 @@ impl Past {
     }
 
     fn take_epoch(&mut self, it: &Epoch<'_>) {
-        self.start_log(it.head).skip_to(it.head);
+        self.start_log(it.covered).skip_to(it.head);
         self.base = it.base;
         self.sequence = it.sequence;
         self.pending = it.pending.iter().copied().collect();
@@ -132,7 +135,7 @@ impl Past {
 
     fn take_dispatch(&mut self, it: &StoredDispatch<'_>) {
         let now = self.now;
-        let log = self.start_log(it.index);
+        let log = self.start_log(it.from);
         if it.index < log.head() {
             self.is_damaged = true;
             return;
@@ -153,12 +156,12 @@ impl Past {
         }
     }
 
-    /// The first record of a file may be far along: what lies before it is in sealed segments.
-    fn start_log(&mut self, index: u64) -> &mut Log {
-        let sealed_to = self.sealed.last().map(|it| it.1);
+    /// The first record of a file may be far along: what lies before it is in sealed segments, or missing.
+    fn start_log(&mut self, from: u64) -> &mut Log {
+        let sealed_to = self.sealed.last().map_or(0, |it| it.1);
         self.log.get_or_insert_with(|| {
-            let mut log = Log::starting_at(sealed_to.map_or(index, |it| it.min(index)));
-            log.seal_from(Some(sealed_to.unwrap_or(0)));
+            let mut log = Log::starting_at(from);
+            log.seal_from(Some(sealed_to));
             log
         })
     }
@@ -177,13 +180,13 @@ impl Past {
     fn trim_sealed(&mut self) -> u64 {
         let (head, tail) = self.log.as_ref().map_or((0, 0), |it| (it.head(), it.tail()));
         self.sealed.retain(|it| it.1 <= head);
-        let mut from = u64::MAX;
+        // What is in memory will be sealed, so it counts.
+        let mut from = tail;
         for (first, end) in self.sealed.iter().rev() {
-            let touches = if from == u64::MAX { *end >= tail } else { *end >= from };
-            if !touches {
+            if *end < from {
                 break;
             }
-            from = *first;
+            from = from.min(*first);
         }
         // Without any, what is in memory will be the first.
         from.min(tail)
@@ -231,7 +234,8 @@ impl Shard {
             log.seal_from(Some(sealed_to));
             shard.log = log;
         }
-        for (tag, asked) in recovered.requests {
+        for (tag, mut asked) in recovered.requests {
+            asked.client.take_if(|it| !recovered.seats.contains_key(it));
             shard.commands.requests_mut().restore(tag, asked, now);
         }
         shard.journal = Some(Journal::new(shard.settings.upstream.shard, 0));

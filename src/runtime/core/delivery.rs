@@ -24,24 +24,19 @@ impl<N: Net> Core<N> {
         if self.dirty.is_empty() {
             return;
         }
-        let mut dirty = Vec::new();
-        while !self.dirty.is_empty() {
-            std::mem::swap(&mut dirty, &mut self.dirty);
-            for &at in &dirty {
-                self.places[at].dirty = false;
-                for n in (0..self.places[at].clients.len()).rev() {
-                    let Some(&(_, token)) = self.places[at].clients.get(n) else { continue };
-                    self.with_client(token, |core, client| core.pump(now, token, client));
-                }
-                // A cursor that has got to what is on disk makes the shard ask for it, and one that leads nowhere for op 9. What is
-                // not done now would wait for the next event.
-                if self.group.shards[at].has_actions() {
-                    self.run_actions(now, at);
-                }
+        let dirty = std::mem::take(&mut self.dirty);
+        for &at in &dirty {
+            self.places[at].dirty = false;
+            for n in (0..self.places[at].clients.len()).rev() {
+                let Some(&(_, token)) = self.places[at].clients.get(n) else { continue };
+                self.with_client(token, |core, client| core.pump(now, token, client));
             }
-            dirty.clear();
         }
-        self.dirty = dirty;
+        if self.dirty.is_empty() {
+            let mut dirty = dirty;
+            dirty.clear();
+            self.dirty = dirty;
+        }
         self.group.trim_to_budget();
     }
 
@@ -57,8 +52,8 @@ impl<N: Net> Core<N> {
             return Fate::Stays;
         }
         let pumped = self.group.shards[shard].pump(key, &mut client.encoder, self.net.queue(token), room);
-        if self.group.shards[shard].has_actions() {
-            self.mark_dirty(shard);
+        if self.group.shards[shard].has_actions() && self.pumped.last() != Some(&shard) {
+            self.pumped.push(shard);
         }
         match pumped {
             Pumped::Current | Pumped::Reading => Fate::Stays,

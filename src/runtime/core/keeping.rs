@@ -30,8 +30,8 @@ const CHECKPOINT_BYTES: usize = 1 << 20;
 /// Emptied batches that are kept for their buffers.
 const SPARE_MAX: usize = 4;
 
-/// When a core ends, the disk has this long to take the rest.
-pub const END_MAX: Duration = Duration::from_secs(5);
+/// After the time for sending is over, the disk has this much more to take the rest.
+const END_MAX: Duration = Duration::from_millis(1500);
 
 /// How far the end of the store is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -277,8 +277,9 @@ impl<N: Net> Core<N> {
 
     // ---- the end
 
-    /// Nothing more happens on this core: the rest is handed over. True when the store has it, or has had its time.
-    pub(super) fn end_keeping(&mut self, now: Instant) -> bool {
+    /// Nothing more happens on this core: the rest is handed over. True when the store has it, or has had its time, which lasts until
+    /// a little after `until`.
+    pub(super) fn end_keeping(&mut self, now: Instant, until: Instant) -> bool {
         match self.keeping.ending {
             Ending::Done => true,
             Ending::Asked(until) => {
@@ -294,8 +295,8 @@ impl<N: Net> Core<N> {
                     self.send_batch(now);
                 }
                 sender.send(self.keeping.generation.unwrap_or(0), ToStore::CoreEnded);
-                self.keeping.ending = Ending::Asked(now + END_MAX);
-                self.timers.push(std::cmp::Reverse((now + END_MAX, Timer::Keeping)));
+                self.keeping.ending = Ending::Asked(until + END_MAX);
+                self.timers.push(std::cmp::Reverse((until + END_MAX, Timer::Keeping)));
                 false
             }
         }

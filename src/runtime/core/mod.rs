@@ -83,6 +83,8 @@ pub struct Core<N: Net> {
     group: Group,
     places: Vec<Place>,
     dirty: Vec<usize>,
+    /// Shards that want something since their clients were pumped.
+    pumped: Vec<usize>,
     conns: Conns,
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
     mail: mpsc::Receiver<ToCore>,
@@ -127,6 +129,7 @@ impl<N: Net> Core<N> {
             group: parts.group,
             places,
             dirty: Vec::new(),
+            pumped: Vec::new(),
             conns: Conns::default(),
             timers: BinaryHeap::new(),
             mail: parts.mail,
@@ -157,10 +160,11 @@ impl<N: Net> Core<N> {
             }
             self.run_timers(now);
             self.pump_dirty(now);
+            self.run_actions_of_pumping(now);
             self.keep(now);
-            if let Some(draining) = &self.draining
-                && (self.net.is_empty() || now >= draining.until)
-                && self.end_keeping(now)
+            if let Some(Draining { until }) = self.draining
+                && (self.net.is_empty() || now >= until)
+                && self.end_keeping(now, until)
             {
                 let _ = self.control.send(ToControl::Drained { core: self.index });
                 return Ok(());

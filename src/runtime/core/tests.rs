@@ -16,6 +16,8 @@ use crate::shard::pressure::Pressure;
 use crate::shard::{Shard, ShardSettings};
 use crate::wire::ShardId;
 
+mod keeping;
+
 /// Sockets are numbers here; `waiting` holds those that want to hear of an empty outbox.
 #[derive(Default)]
 struct Stage {

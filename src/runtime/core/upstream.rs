@@ -54,6 +54,13 @@ impl<N: Net> Core<N> {
 
     /// Does what the shard asks, then sets its timer and notes that its clients want to be pumped.
     pub(super) fn run_actions(&mut self, now: Instant, at: usize) {
+        self.carry_out(now, at);
+        self.tell_status(at);
+        self.mark_dirty(at);
+        self.arm_shard(at);
+    }
+
+    fn carry_out(&mut self, now: Instant, at: usize) {
         while let Some(action) = self.group.shards[at].poll(now) {
             let shard = self.shard_id(at);
             match action {
@@ -85,9 +92,15 @@ impl<N: Net> Core<N> {
                 }
             }
         }
-        self.tell_status(at);
-        self.mark_dirty(at);
-        self.arm_shard(at);
+    }
+
+    /// After clients were pumped: a shard may want a part of its log, or find that a session is over. What comes of it is by mail, or
+    /// needs no pumping.
+    pub(super) fn run_actions_of_pumping(&mut self, now: Instant) {
+        while let Some(at) = self.pumped.pop() {
+            self.carry_out(now, at);
+            self.arm_shard(at);
+        }
     }
 
     /// One line whenever a shard gains or loses its session's stream.

@@ -37,6 +37,10 @@ pub struct StoreSender {
 }
 
 impl StoreSender {
+    pub(super) fn new(mail: mpsc::Sender<Mail>) -> Self {
+        Self { mail }
+    }
+
     /// `generation`: the store that the message is meant for; another one ignores it.
     pub fn send(&self, generation: u64, message: ToStore) {
         // The thread ends after the last core has said that it has ended.
@@ -98,7 +102,7 @@ pub fn start(
         worker.run(files, |opening| drop(opened.send(Ok(opening))));
     })?;
     let opening = opening.recv().map_err(|_| io::Error::other("the storage thread ended while it began"))??;
-    Ok(Storage { sender: StoreSender { mail: sender }, opening, thread })
+    Ok(Storage { sender: StoreSender::new(sender), opening, thread })
 }
 
 /// How files are read and written.

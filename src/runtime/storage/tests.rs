@@ -9,7 +9,9 @@ use super::mail::Batch;
 use super::*;
 use crate::runtime::mesh::ToCore;
 use crate::runtime::{sys, uring};
+use crate::store::format::BLOCK;
 use crate::store::identity::Binding;
+use crate::store::memory::MemoryDisk;
 use crate::store::{DISK_BYTES_MIN, Sealed, StateBlob, frame};
 
 /// A folder that goes with the test.
@@ -106,6 +108,76 @@ fn batch(payload: &[u8]) -> Batch {
         states: vec![(ShardId(1), StateBlob { guild: 77, as_of: 9, bytes: b"guild".to_vec() })],
         marks: vec![(0, 12)],
         ..Batch::default()
+    }
+}
+
+/// What both ways must do alike, as the memory disk does it.
+fn use_files(disk: &mut impl Disk) -> Vec<(Name, Vec<u8>)> {
+    let (a, b) = (Name::Wal(1), Name::Log(40));
+    let block = |byte| vec![byte; BLOCK];
+    disk.create(a).unwrap();
+    disk.write_at(a, 0, &[block(1), block(2), block(3)].concat()).unwrap();
+    disk.write_at(a, BLOCK as u64, &block(9)).unwrap();
+    disk.sync(a).unwrap();
+    disk.create(b).unwrap();
+    // More than one request takes at a time.
+    let large: Vec<u8> = (0..700 * BLOCK).map(|n| (n / 1000) as u8).collect();
+    disk.write_at(b, 0, &large).unwrap();
+    disk.truncate(b, 1_300_000).unwrap();
+    disk.create(Name::Log(41)).unwrap();
+    disk.remove(Name::Log(41)).unwrap();
+    disk.remove(Name::Log(42)).unwrap();
+    assert!(disk.read_at(Name::Log(41), 0, BLOCK, &mut Vec::new()).is_err());
+    disk.rename(a, Name::Identity).unwrap();
+    let mut names = disk.list().unwrap();
+    names.sort_unstable();
+    let read = |name| {
+        let mut bytes = Vec::new();
+        let len = disk.len(name).unwrap();
+        disk.read_at(name, 0, len.next_multiple_of(BLOCK as u64) as usize + BLOCK, &mut bytes).unwrap();
+        let mut tail = Vec::new();
+        disk.read_at(name, 2 * BLOCK as u64, BLOCK, &mut tail).unwrap();
+        assert_eq!(tail, bytes[2 * BLOCK..3 * BLOCK]);
+        disk.read_at(name, 1 << 30, BLOCK, &mut tail).unwrap();
+        assert!(tail.is_empty());
+        (name, bytes)
+    };
+    names.into_iter().map(read).collect()
+}
+
+#[test]
+fn both_ways_do_what_the_disk_in_memory_does() {
+    let wanted = use_files(&mut MemoryDisk::default());
+    let folder = Folder::new();
+    assert!(use_files(&mut Plain::open(&folder.0).unwrap()) == wanted);
+    if !ways().contains(&true) {
+        return;
+    }
+    let folder = Folder::new();
+    match Direct::open(&folder.0) {
+        Ok(mut direct) => assert!(use_files(&mut direct) == wanted),
+        // Nothing but a filesystem without direct I/O may be the reason.
+        Err(error) => {
+            use std::os::unix::fs::OpenOptionsExt;
+            let mut options = std::fs::OpenOptions::new();
+            let plain = options.create(true).truncate(true).write(true).custom_flags(libc::O_DIRECT);
+            assert!(plain.open(folder.0.join("direct")).is_err(), "{error}");
+        }
+    }
+}
+
+#[test]
+fn more_files_than_may_be_open_are_opened_in_turn() {
+    let folder = Folder::new();
+    let mut disk = Plain::open(&folder.0).unwrap();
+    for n in 0..2 * plain::OPEN_FILES_MAX as u64 {
+        disk.create(Name::Log(n)).unwrap();
+        disk.write_at(Name::Log(n), 0, &[n as u8; BLOCK]).unwrap();
+    }
+    let mut bytes = Vec::new();
+    for n in 0..2 * plain::OPEN_FILES_MAX as u64 {
+        disk.read_at(Name::Log(n), 0, BLOCK, &mut bytes).unwrap();
+        assert_eq!(bytes, [n as u8; BLOCK]);
     }
 }
 

@@ -34,15 +34,16 @@ pub struct Successor {
 }
 
 impl Successor {
-    /// Tells it that everything is written and let go of.
+    /// Tells it that everything is written. What is left to let go of goes with the process, and so does the line.
     pub fn tell_left(self) {
         // If it is gone there is nobody left to tell.
         let _ = self.line.say(&Message::Left, &[]);
+        std::mem::forget(self.line);
     }
 }
 
-/// Opens the door at `path`, to give these listeners away, which nobody else may use: whoever calls this has locked the directory, so what lies there is a dead one's.
-/// `ToControl::TakenOver` comes when a successor said Go, once.
+/// Opens the door at `path`, to give these listeners away. Nobody else may have one there: whoever calls this has locked the directory,
+/// so what lies at the path is a dead one's. `ToControl::TakenOver` comes when a successor said Go, once.
 ///
 /// Errs when the path is too long for a socket's address (107 bytes), or as bind(2) does.
 pub fn open(path: &Path, terms: Terms, ours: Inherited, control: Sender<ToControl>) -> io::Result<()> {

@@ -21,11 +21,13 @@ pub struct Patience {
     pub answer: Duration,
     /// From Go to its end. It bounds its own drain, so this is that and the time for its store to end.
     pub leave: Duration,
+    /// From its last word to its end, with which all that it still holds is free. After that it is not waited for.
+    pub end: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { answer: Duration::from_secs(10), leave: Duration::from_secs(20) }
+        Self { answer: Duration::from_secs(10), leave: Duration::from_secs(20), end: Duration::from_secs(3) }
     }
 }
 
@@ -71,7 +73,10 @@ pub fn knock(path: &Path, terms: &Terms, patience: Patience) -> Result<Answer, S
         "the running proxy drains; connections wait"
     );
     match line.hear(patience.leave) {
-        Ok(Some((Message::Left, _))) => info!("it has left"),
+        Ok(Some((Message::Left, _))) => {
+            let has_ended = matches!(line.hear(patience.end), Ok(None));
+            info!(has_ended, "it has left");
+        }
         Ok(_) => warn!("the running proxy ended without a word"),
         Err(error) => {
             return Err(format!(

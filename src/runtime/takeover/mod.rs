@@ -7,7 +7,7 @@
 //!  │── TakeOver {terms} ─────────────▶│  refuses nonsense with a sentence, and runs on
 //!  │◀── Listeners + the descriptors ──│  still accepts: until here either side may fail, and nothing has happened
 //!  │── Go ───────────────────────────▶│  accepts no more, closes clients resumably, keeps Discord's sessions, ends its store
-//!  │◀── Left ─────────────────────────│  and leaves
+//!  │◀── Left ─────────────────────────│  and ends
 //!  accepts
 //! ```
 //! From Go on connections wait in the backlog of the listeners, which never close: both processes hold the same sockets. Each

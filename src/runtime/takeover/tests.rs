@@ -30,7 +30,13 @@ impl Drop for Dir {
     }
 }
 
-const SHORT: Patience = Patience { answer: Duration::from_millis(50), leave: Duration::from_millis(50) };
+const STEP: Duration = Duration::from_millis(50);
+const SHORT: Patience = Patience { answer: STEP, leave: STEP, end: STEP };
+
+/// For a running proxy that answers, but whose process, this one, does not end.
+fn patience() -> Patience {
+    Patience { end: STEP, ..Patience::default() }
+}
 
 fn terms(listen: SocketAddr) -> Terms {
     Terms { version: "1.2.3".into(), pid: 7, shards: 0..3, shard_count: 3, listen }
@@ -67,7 +73,7 @@ fn the_listeners_come_over_with_the_connections_that_wait_at_them() {
     });
     let mut waiting = TcpStream::connect(address).unwrap();
     let Answer::Listeners(Inherited { listeners, are_managed }) =
-        knock(&dir.door(), &terms(address), Patience::default()).unwrap()
+        knock(&dir.door(), &terms(address), patience()).unwrap()
     else {
         panic!("somebody is there")
     };
@@ -98,14 +104,14 @@ fn a_refusal_is_told_and_the_door_stays_open() {
     let (control, mail) = mpsc::channel();
     open(&dir.door(), terms(address), managed(vec![own]), control).unwrap();
     let other = Terms { shards: 0..2, ..terms(address) };
-    let line = knock(&dir.door(), &other, Patience::default()).unwrap_err();
+    let line = knock(&dir.door(), &other, patience()).unwrap_err();
     assert_eq!(
         line,
         "the running proxy refuses: found shards 0..2 of 3, wanted 0..3 of 3 as they are held now; it runs on"
     );
     // The same process that was refused comes back with better terms.
     let running = thread::spawn(move || successor(&mail).tell_left());
-    assert!(matches!(knock(&dir.door(), &terms(address), Patience::default()), Ok(Answer::Listeners(_))));
+    assert!(matches!(knock(&dir.door(), &terms(address), patience()), Ok(Answer::Listeners(_))));
     running.join().unwrap();
 }
 
@@ -129,7 +135,7 @@ fn a_new_process_that_dies_before_it_said_go_changes_nothing() {
     assert_eq!(descriptors.len(), 1);
     drop((line, descriptors));
     let running = thread::spawn(move || successor(&mail).tell_left());
-    assert!(matches!(knock(&dir.door(), &terms(address), Patience::default()), Ok(Answer::Listeners(_))));
+    assert!(matches!(knock(&dir.door(), &terms(address), patience()), Ok(Answer::Listeners(_))));
     running.join().unwrap();
 }
 

@@ -1,0 +1,204 @@
+//! What the core sends to the store, and what it does without one.
+
+use super::*;
+use crate::runtime::core::keeping::INFLIGHT_BYTES_MAX;
+use crate::runtime::storage::mail::{Batch, Mail, ToStore};
+use crate::runtime::storage::{FIRST_GENERATION, StoreSender};
+use crate::store::frame;
+
+/// A core whose store is the test.
+fn keeping(now: Instant) -> (Core<Stage>, mpsc::Receiver<ToControl>, mpsc::Receiver<Mail>) {
+    let (mut core, mail_of_control) = core(now);
+    let (sender, mail_of_store) = mpsc::channel();
+    core.keeping = Keeping::new(Some(StoreSender::new(sender)), Some(FIRST_GENERATION));
+    core.group.shards[0].begin_journal();
+    (core, mail_of_control, mail_of_store)
+}
+
+fn batches(mail: &mpsc::Receiver<Mail>) -> Vec<Box<Batch>> {
+    let batch = |it: Mail| if let ToStore::Batch(batch) = it.message { Some(batch) } else { None };
+    mail.try_iter().filter_map(batch).collect()
+}
+
+/// The store has written all that was sent.
+fn written(core: &mut Core<Stage>, now: Instant, mail: &mpsc::Receiver<Mail>) {
+    for mut batch in batches(mail) {
+        batch.empty();
+        core.on_mail(now, ToCore::StoreWritten(batch));
+    }
+}
+
+/// Turns until nothing waits to be sent, each batch written at once.
+fn settle(core: &mut Core<Stage>, mut now: Instant, mail: &mpsc::Receiver<Mail>) -> Instant {
+    for _ in 0..10 {
+        core.keep(now);
+        now += Duration::from_millis(10);
+        core.run_timers(now);
+        written(core, now, mail);
+    }
+    core.pump_dirty(now);
+    now
+}
+
+#[test]
+fn events_wait_for_a_batch_and_no_client_waits_for_it() {
+    let begin = clock::now();
+    let (mut core, _control, mail) = keeping(begin);
+    live(&mut core, begin);
+    let now = settle(&mut core, begin, &mail);
+    let token = seated(&mut core, now);
+    let now = settle(&mut core, now, &mail);
+    core.net.queue(token).clear();
+    for s in 2..5 {
+        message(&mut core, now, s, 100);
+        core.pump_dirty(now);
+        core.keep(now);
+    }
+    assert!(core.net.pending(token) > 300, "the client has them");
+    assert!(batches(&mail).is_empty());
+    core.run_timers(now + Duration::from_millis(10));
+    let batches = batches(&mail);
+    assert_eq!(batches.len(), 1);
+    assert_eq!(frame::records(&batches[0].records).count(), 3);
+}
+
+#[test]
+fn a_session_is_on_its_way_to_disk_at_once_and_its_ready_follows_when_it_is_there() {
+    let begin = clock::now();
+    let (mut core, _control, mail) = keeping(begin);
+    live(&mut core, begin);
+    let now = settle(&mut core, begin, &mail);
+    let token = seated(&mut core, now);
+    core.keep(now);
+    let sent = batches(&mail);
+    assert_eq!(sent.len(), 1, "without waiting for the timer");
+    core.pump_dirty(now);
+    assert_eq!(core.net.pending(token), 0);
+    for mut batch in sent {
+        batch.empty();
+        core.on_mail(now, ToCore::StoreWritten(batch));
+    }
+    core.pump_dirty(now);
+    let outbox = core.net.queue(token);
+    assert!(memchr::memmem::find(outbox, b"\"t\":\"READY\"").is_some());
+}
+
+#[test]
+fn when_the_store_is_lost_nothing_waits_any_more() {
+    let begin = clock::now();
+    let (mut core, _control, mail) = keeping(begin);
+    live(&mut core, begin);
+    let now = settle(&mut core, begin, &mail);
+    let token = seated(&mut core, now);
+    core.keep(now);
+    assert_eq!(core.net.pending(token), 0);
+    core.on_mail(now, ToCore::StoreLost);
+    core.pump_dirty(now);
+    assert!(core.net.pending(token) > 0);
+    assert_eq!(batches(&mail).len(), 1, "what was sent before");
+    message(&mut core, now, 2, 100);
+    core.keep(now);
+    core.run_timers(now + Duration::from_secs(1));
+    assert!(batches(&mail).is_empty());
+    // A new one gets everything.
+    core.on_mail(now, ToCore::StoreBegin { generation: 2 });
+    let mail = mail.try_recv().unwrap();
+    assert_eq!(mail.generation, 2);
+    assert!(matches!(mail.message, ToStore::Batch(batch) if !batch.is_empty()));
+}
+
+#[test]
+fn a_client_that_was_away_for_longer_than_memory_reads_from_the_disk_without_further_events() {
+    let begin = clock::now();
+    let (mut core, _control, mail) = keeping(begin);
+    live(&mut core, begin);
+    let now = settle(&mut core, begin, &mail);
+    let token = seated(&mut core, now);
+    let now = settle(&mut core, now, &mail);
+    for s in 2..6 {
+        message(&mut core, now, s, 100_000);
+    }
+    // All of it goes to the store and out of memory before the client is pumped.
+    core.on_mail(now, ToCore::StoreRotate { wal: 2 });
+    let mut segments = Vec::new();
+    for mut batch in batches(&mail) {
+        segments.append(&mut batch.segments);
+        batch.empty();
+        core.on_mail(now, ToCore::StoreWritten(batch));
+    }
+    core.group.trim_by_age(now + Duration::from_secs(7200));
+    core.net.queue(token).clear();
+    core.pump_dirty(now);
+    core.run_actions_of_pumping(now);
+    let mut reads = 0;
+    while let Ok(it) = mail.try_recv() {
+        let ToStore::Read { shard, index, .. } = it.message else { continue };
+        reads += 1;
+        let segment = segments.iter().map(|it| &it.1).find(|it| it.first <= index && index < it.end).cloned();
+        core.on_mail(now, ToCore::StoreSegment { shard, index, segment });
+        core.pump_dirty(now);
+        core.run_actions_of_pumping(now);
+        if core.net.waiting.pop() == Some(token) {
+            core.net.queue(token).clear();
+            core.on_event(now, Event::Drained(token));
+            core.run_actions_of_pumping(now);
+        }
+    }
+    assert_eq!(reads, segments.iter().filter(|it| it.1.end > 2).count());
+    assert!(!core.net.closed.contains(&token));
+    assert!(!core.group.shards[0].has_more(core.places[0].clients[0].0), "it has everything");
+}
+
+#[test]
+fn a_disk_that_does_not_keep_up_counts_as_lost() {
+    let begin = clock::now();
+    let (mut core, _control, mail) = keeping(begin);
+    live(&mut core, begin);
+    let now = settle(&mut core, begin, &mail);
+    let mut sent = 0;
+    let mut s = 2;
+    let said = loop {
+        message(&mut core, now, s, 1 << 20);
+        core.keep(now);
+        s += 1;
+        match mail.try_recv().map(|it| it.message) {
+            Ok(ToStore::Batch(batch)) => sent += batch.bytes,
+            Ok(message) => break message,
+            Err(_) => panic!("a MiB goes at once"),
+        }
+    };
+    assert!(matches!(said, ToStore::TooSlow));
+    assert!(sent > INFLIGHT_BYTES_MAX && sent < INFLIGHT_BYTES_MAX + (4 << 20), "{sent}");
+    assert!(core.group.shards[0].journal().is_none());
+}
+
+#[test]
+fn a_rotation_is_answered_after_everything_was_written_anew() {
+    let begin = clock::now();
+    let (mut core, _control, mail) = keeping(begin);
+    live(&mut core, begin);
+    let now = settle(&mut core, begin, &mail);
+    message(&mut core, now, 2, 100);
+    core.on_mail(now, ToCore::StoreRotate { wal: 7 });
+    let said: Vec<ToStore> = mail.try_iter().map(|it| it.message).collect();
+    let [ToStore::Batch(batch), ToStore::Rotated { core: 0, wal: 7, floors }] = &said[..] else { panic!("{said:?}") };
+    assert!(!batch.records.is_empty());
+    assert_eq!(batch.segments.len(), 1, "the log is sealed");
+    assert_eq!(floors[0].0, ShardId(0));
+}
+
+#[test]
+fn the_core_ends_when_the_store_has_the_last_batch_or_its_time_is_over() {
+    let begin = clock::now();
+    let (mut core, _control, mail) = keeping(begin);
+    assert!(!core.end_keeping(begin, begin));
+    let said: Vec<ToStore> = mail.try_iter().map(|it| it.message).collect();
+    assert!(matches!(&said[..], [ToStore::Batch(_), ToStore::CoreEnded]), "{said:?}");
+    assert!(!core.end_keeping(begin, begin));
+    assert!(core.end_keeping(begin + Duration::from_secs(60), begin));
+    core.on_mail(begin, ToCore::StoreEnded);
+    assert!(core.end_keeping(begin, begin));
+    // Without a store there is nothing to wait for.
+    let (mut core, _control) = super::core(begin);
+    assert!(core.end_keeping(begin, begin));
+}
