@@ -253,12 +253,13 @@ impl Seat {
                 Walked::Refused => {}
                 Walked::Reading => return Sought::Reading,
                 Walked::FellOff => return Sought::Nowhere,
+                // The client got everything before RESUMED, and not that.
+                Walked::Arrived if self.last_sequence() == sequence => {}
                 Walked::Arrived if resumed_at.is_some_and(|it| self.cursor >= it) => {
                     // RESUMED took a number, too.
                     self.next_sequence += 1;
                     self.phase = Phase::Seeking { sequence, resumed_at: None, until };
                 }
-                Walked::Arrived if self.last_sequence() == sequence => {}
                 Walked::Arrived if self.cursor >= limit => return Sought::Nowhere,
                 Walked::Arrived => return Sought::Waiting,
             }

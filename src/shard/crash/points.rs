@@ -266,6 +266,26 @@ fn who_is_ahead_of_a_session_that_discord_forgot_is_refused_and_who_is_not_goes_
 }
 
 #[test]
+fn who_got_a_replay_to_its_end_but_not_resumed_gets_that() {
+    let mut point = Point::new();
+    let mut peer = point.identify();
+    point.write();
+    peer.pump(&mut point);
+    let session = point.shard.session_id(peer.key).unwrap().to_owned();
+    point.message(3);
+    point.shard.leave(point.now, peer.key, false);
+    let mut peer = point.resume(&session, 2).unwrap();
+    point.write();
+    assert_eq!(peer.pump(&mut point), ["3 MESSAGE_CREATE", "4 RESUMED"]);
+    // Of what was sent the last frame did not arrive.
+    let mut point = point.crash();
+    let mut peer = point.resume(&session, 3).unwrap();
+    peer.pump(&mut point);
+    point.write();
+    assert_eq!(peer.pump(&mut point), ["4 RESUMED"]);
+}
+
+#[test]
 fn a_number_that_never_comes_again_is_given_up() {
     let (mut point, session) = ahead_of_the_disk();
     let peer = point.resume(&session, 50).unwrap();

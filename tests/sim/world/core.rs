@@ -155,6 +155,11 @@ impl World {
                 self.discord[shard].on_connection_lost();
             }
             Action::InvalidSession(key) => {
+                if let Some(at) = self.abandoned.iter().position(|it| *it == (shard, key)) {
+                    // Nobody listens there any more.
+                    self.abandoned.swap_remove(at);
+                    return;
+                }
                 let client = self.seated(shard, key).expect("the seat is somebody's");
                 self.say(|| format!("client {client}: op 9"));
                 let it = &self.clients[client];
