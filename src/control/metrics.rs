@@ -325,6 +325,14 @@ mod tests {
         }
     }
 
+    fn store() -> StoreReport {
+        let mut store = StoreReport { files: "plain", errors: 2, is_lost: true, ..StoreReport::default() };
+        store.stats.log_bytes = 4096;
+        store.writes.add(Duration::from_millis(3));
+        store.writes.add(Duration::from_secs(20));
+        store
+    }
+
     fn text() -> String {
         let core = |core, shards| CoreReport {
             core,
@@ -332,7 +340,7 @@ mod tests {
             greeting: 2,
             log_dropped_early: 0,
             shards,
-            store: None,
+            store: (core == 0).then(store),
         };
         let process = ProcessReport {
             identify_remaining: 990,
@@ -400,6 +408,11 @@ mod tests {
     }
 
     #[test]
+    fn without_a_store_nothing_is_said_of_it() {
+        assert!(!page(&[CoreReport::default()], &ProcessReport::default()).contains("shardgate_store"));
+    }
+
+    #[test]
     fn no_line_stands_twice() {
         let text = text();
         let mut seen = HashSet::new();
@@ -421,6 +434,14 @@ mod tests {
             "shardgate_identify_remaining 990",
             "shardgate_identify_waiting 3",
             "shardgate_uptime_seconds 9",
+            "shardgate_store_lost 1",
+            "shardgate_store_errors_total 2",
+            r#"shardgate_store_info{files="plain"} 1"#,
+            r#"shardgate_store_disk_bytes{kind="log"} 4096"#,
+            r#"shardgate_store_write_seconds_bucket{le="0.0025"} 0"#,
+            r#"shardgate_store_write_seconds_bucket{le="0.005"} 1"#,
+            r#"shardgate_store_write_seconds_bucket{le="+Inf"} 2"#,
+            "shardgate_store_write_seconds_max 20",
         ] {
             assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");
         }
