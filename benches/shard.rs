@@ -18,6 +18,8 @@ use shardgate::wire::{Compression, Encoder, ShardId};
 /// The log's budget: the benches run long enough to reach it, as a proxy does.
 const LOG_BYTES: usize = 16 << 20;
 const REPLAYED: u64 = 1000;
+/// The core takes a journal away at about this size.
+const BATCH_BYTES: usize = 128 << 10;
 
 /// A live shard and its clients, READY taken.
 struct Stage {
@@ -151,6 +153,34 @@ fn dispatch(c: &mut Criterion) {
     }
 }
 
+/// What a store costs the event path: as above with one client, and everything taken away as the core does.
+fn journal(c: &mut Criterion) {
+    let mut benches = c.benchmark_group("journaled");
+    for (name, make) in [("typing", typing as fn() -> Numbered), ("message", message)] {
+        let mut payload = make();
+        benches.throughput(Throughput::Bytes(payload.payload.len() as u64));
+        let mut stage = Stage::new(1);
+        stage.group.shards[0].begin_journal();
+        benches.bench_function(name, |b| {
+            b.iter(|| {
+                stage.turn(&mut payload);
+                let shard = &mut stage.group.shards[0];
+                if let Some(journal) = shard.journal()
+                    && journal.bytes.len() > BATCH_BYTES
+                {
+                    let mark = journal.mark;
+                    black_box(&journal.bytes);
+                    journal.bytes.clear();
+                    shard.on_written(mark);
+                    while let Some(sealed) = shard.take_sealed() {
+                        black_box(sealed);
+                    }
+                }
+            })
+        });
+    }
+}
+
 fn append(c: &mut Criterion) {
     #[expect(clippy::disallowed_methods, reason = "an Instant has no other constructor")]
     let now = Instant::now();
@@ -199,5 +229,5 @@ fn replay(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, dispatch, append, replay);
+criterion_group!(benches, dispatch, journal, append, replay);
 criterion_main!(benches);

@@ -9,7 +9,7 @@
 //! own. That form is behind `Cache`: nobody else sees it, and nothing outlives the process in it.
 //! Elements stand in the order in which they came, new ones at the end.
 //!
-//! Memory, with today's keys: a member about 70 bytes of JSON's 550, a presence 50 to 90, a guild of 25 channels, 15 roles and 20
+//! Memory, with today's keys: a member 70 to 110 bytes of JSON's 550, a presence 30 to 90, a guild of 25 channels, 15 roles and 20
 //! emojis 4 KiB, without any of these 0.6 KiB. `cargo bench --bench memory` prints the table. It is bounded by Discord's own
 //! limits on a guild; the proxy's are `GUILDS_MAX`, `table::ENTRIES_MAX`, `pack::Ids`, and for what a core shares those of `pack`.
 

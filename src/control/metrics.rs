@@ -396,6 +396,14 @@ mod tests {
         }
     }
 
+    fn store() -> StoreReport {
+        let mut store = StoreReport { files: "plain", errors: 2, is_lost: true, ..StoreReport::default() };
+        store.stats.log_bytes = 4096;
+        store.writes.add(Duration::from_millis(3));
+        store.writes.add(Duration::from_secs(20));
+        store
+    }
+
     fn text() -> String {
         let turned_away = TurnedAway { flood: 4, ..Default::default() };
         let core = |core, shards| CoreReport {
@@ -406,7 +414,7 @@ mod tests {
             log_dropped_early: 0,
             upgrades_refused: 3,
             shards,
-            store: None,
+            store: (core == 0).then(store),
         };
         let process = ProcessReport {
             identify: IdentifyReport {
@@ -481,6 +489,11 @@ mod tests {
     }
 
     #[test]
+    fn without_a_store_nothing_is_said_of_it() {
+        assert!(!page(&[CoreReport::default()], &ProcessReport::default()).contains("shardgate_store"));
+    }
+
+    #[test]
     fn no_line_stands_twice() {
         let text = text();
         let mut seen = HashSet::new();
@@ -515,6 +528,14 @@ mod tests {
             "shardgate_memory_level 90",
             r#"shardgate_upgrades_refused_total{core="1"} 3"#,
             "shardgate_uptime_seconds 9",
+            "shardgate_store_lost 1",
+            "shardgate_store_errors_total 2",
+            r#"shardgate_store_info{files="plain"} 1"#,
+            r#"shardgate_store_disk_bytes{kind="log"} 4096"#,
+            r#"shardgate_store_write_seconds_bucket{le="0.0025"} 0"#,
+            r#"shardgate_store_write_seconds_bucket{le="0.005"} 1"#,
+            r#"shardgate_store_write_seconds_bucket{le="+Inf"} 2"#,
+            "shardgate_store_write_seconds_max 20",
         ] {
             assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");
         }

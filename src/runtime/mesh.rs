@@ -49,7 +49,7 @@ pub enum ToCore {
     /// How short memory is from now on.
     Pressure(Pressure),
     /// The batch is in the kernel. Emptied but for its marks, to be used again.
-    StoreWritten(Box<Batch>),
+    StoreWritten(Batch),
     /// Answer to `ToStore::Read`; `None`: the segment is gone.
     StoreSegment {
         shard: ShardId,

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::raw::RawObject;
+use crate::wire::json;
 
 /// Requests without all their chunks. When there is one more, the oldest is forgotten: what still comes of it goes to everybody.
 pub const REQUESTS_MAX: usize = 1024;
@@ -131,17 +132,32 @@ impl Requests {
         self.pending.len()
     }
 
+    /// A chunk is long and many come: it is walked once, and copied once around the nonce.
     fn route_chunk(&mut self, d: &[u8], now: Instant) -> Option<Route> {
-        let chunk = RawObject::parse(std::str::from_utf8(d).ok()?)?;
-        let number = number(chunk.get("nonce")?)?;
+        let (mut nonce, mut chunk_count) = (None, None);
+        for member in json::members(d).ok()? {
+            let member = member.ok()?;
+            if json::key_is(member.key, "nonce") {
+                nonce = Some(member.span.end - member.value.len()..member.span.end);
+            } else if json::key_is(member.key, "chunk_count") {
+                chunk_count = json::integer(member.value);
+            }
+        }
+        let span = nonce?;
+        let number = number(std::str::from_utf8(&d[span.clone()]).ok()?)?;
         let Some(request) = self.pending.get_mut(&number).filter(|it| it.forgotten_at > now) else {
             return Some(Route::Stray);
         };
         request.asked.chunks_received += 1;
         request.forgotten_at = now + REQUEST_QUIET_MAX;
-        let route = request.asked.route(&chunk);
+        let route = match (request.asked.client, &request.asked.nonce) {
+            (Some(client), Some(nonce)) => {
+                let rewritten_d = [&d[..span.start], nonce.as_bytes(), &d[span.end..]].concat();
+                Route::Client { client, rewritten_d }
+            }
+            _ => request.asked.route(&RawObject::parse(std::str::from_utf8(d).ok()?)?),
+        };
         // Counted, since nobody promises that the chunk with the last index comes last.
-        let chunk_count = chunk.get("chunk_count").and_then(|it| it.parse::<u64>().ok());
         if chunk_count.is_some_and(|count| request.asked.chunks_received >= count) {
             self.pending.remove(&number);
             self.done.push(number);

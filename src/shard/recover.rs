@@ -188,8 +188,7 @@ impl Past {
             }
             from = from.min(*first);
         }
-        // Without any, what is in memory will be the first.
-        from.min(tail)
+        from
     }
 }
 

@@ -57,7 +57,7 @@ impl Options {
     /// Errs with one line that names the option.
     pub fn from_args(args: &Args) -> Result<Self, String> {
         let scenario = args.text("scenario").unwrap_or("deploy");
-        let options = Self {
+        let mut options = Self {
             shards: args.get("shards", 225)?,
             events_per_s: args.get("rate", 10_000.0)?,
             seconds: args.get("seconds", 30)?,
@@ -82,8 +82,12 @@ impl Options {
         if options.shards == 0 || options.clients_per_shard == 0 || options.seconds == 0 {
             return Err("--shards, --clients-per-shard and --seconds must be at least 1".to_owned());
         }
-        if options.is_direct && options.scenarios.iter().any(|it| it.death().is_some()) {
-            return Err("--direct: there is no proxy to restart".to_owned());
+        if options.is_direct {
+            // `all` means all that there can be.
+            options.scenarios.retain(|it| it.death().is_none());
+            if options.scenarios.is_empty() {
+                return Err("--direct: there is no proxy to restart".to_owned());
+            }
         }
         Ok(options)
     }

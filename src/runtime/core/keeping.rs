@@ -47,7 +47,7 @@ pub struct Keeping {
     sender: Option<StoreSender>,
     /// Of the store that takes batches; `None` while there is none.
     generation: Option<u64>,
-    spare: Vec<Box<Batch>>,
+    spare: Vec<Batch>,
     inflight_bytes: usize,
     /// When what waits is sent at the latest.
     due: Option<Instant>,
@@ -194,7 +194,7 @@ impl<N: Net> Core<N> {
 
     // ---- what the storage thread says
 
-    pub(super) fn on_store_written(&mut self, now: Instant, mut batch: Box<Batch>) {
+    pub(super) fn on_store_written(&mut self, now: Instant, mut batch: Batch) {
         self.keeping.inflight_bytes = self.keeping.inflight_bytes.saturating_sub(batch.bytes);
         for (at, mark) in batch.marks.drain(..) {
             self.group.shards[at].on_written(mark);

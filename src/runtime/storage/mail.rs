@@ -43,7 +43,7 @@ impl Batch {
 /// Mail for the storage thread.
 #[derive(Debug)]
 pub enum ToStore {
-    Batch(Box<Batch>),
+    Batch(Batch),
     /// Answered by `ToCore::StoreSegment`.
     Read {
         core: usize,

@@ -111,7 +111,7 @@ impl Worker {
     }
 
     fn try_serve(&mut self, store: &mut Store<&mut Files>) -> io::Result<()> {
-        let mut batches: Vec<Box<Batch>> = Vec::new();
+        let mut batches: Vec<Batch> = Vec::new();
         let mut sync_at: Option<Instant> = None;
         let (mut restores, mut tends) = (true, false);
         self.restoring_bytes = 0;
@@ -154,7 +154,7 @@ impl Worker {
         if sync_at.is_some() { until_sync.min(REPORT_EVERY) } else { until_sync }
     }
 
-    fn take(&mut self, store: &mut Store<&mut Files>, mail: Mail, batches: &mut Vec<Box<Batch>>) -> io::Result<()> {
+    fn take(&mut self, store: &mut Store<&mut Files>, mail: Mail, batches: &mut Vec<Batch>) -> io::Result<()> {
         if let ToStore::CoreEnded = mail.message {
             self.cores_ended += 1;
             return Ok(());
@@ -185,7 +185,7 @@ impl Worker {
         Ok(())
     }
 
-    fn write(&mut self, store: &mut Store<&mut Files>, batches: &mut Vec<Box<Batch>>) -> io::Result<()> {
+    fn write(&mut self, store: &mut Store<&mut Files>, batches: &mut Vec<Batch>) -> io::Result<()> {
         let began = clock::now();
         let Written { rotate, tails } = store.write()?;
         self.report.writes.add(clock::now().saturating_duration_since(began));

@@ -15,7 +15,7 @@ fn keeping(now: Instant) -> (Core<Stage>, mpsc::Receiver<ToControl>, mpsc::Recei
     (core, mail_of_control, mail_of_store)
 }
 
-fn batches(mail: &mpsc::Receiver<Mail>) -> Vec<Box<Batch>> {
+fn batches(mail: &mpsc::Receiver<Mail>) -> Vec<Batch> {
     let batch = |it: Mail| if let ToStore::Batch(batch) = it.message { Some(batch) } else { None };
     mail.try_iter().filter_map(batch).collect()
 }
