@@ -154,7 +154,7 @@ fn ours_by_shard(page: &mut Page, shards: &[&ShardReport]) {
             |it| it.known_gaps,
         ),
         ("log_reads_total", "counter", "Segments of the log read back from the store.", |it| it.log_reads),
-        ("cache_json_bytes", "gauge", "Bytes of cached JSON, before it is packed.", |it| it.cache.bytes),
+        ("cache_packed_bytes", "gauge", "Bytes of the packed state, without what finds it.", |it| it.cache.bytes),
         ("cache_errors_total", "counter", "Dispatches that the cache could not read; they were passed on.", |it| {
             it.cache_errors
         }),
@@ -509,7 +509,7 @@ mod tests {
             r#"shardgate_clients{shard="1"} 1"#,
             r#"shardgate_log_age_seconds{shard="0"} 1.5"#,
             r#"shardgate_upstream_closes_total{shard="0",code="4000"} 2"#,
-            r#"shardgate_cache_json_bytes{shard="0"} 999"#,
+            r#"shardgate_cache_packed_bytes{shard="0"} 999"#,
             r#"shardgate_cache_bytes{kind="members"} 1400"#,
             r#"shardgate_cache_bytes{kind="shapes"} 100"#,
             r#"shardgate_cache_bytes{kind="roles"} 0"#,

@@ -153,8 +153,8 @@ impl Figures {
             );
         }
         text += &format!(
-            "\nThe same state as JSON: {:.1} MiB\n\n",
-            self.full.metrics.sum("shardgate_cache_json_bytes") / 1048576.0
+            "\nOf what is held, packed objects: {:.1} MiB\n\n",
+            self.full.metrics.sum("shardgate_cache_packed_bytes") / 1048576.0
         );
         let mut are_met = true;
         for (what, found, wanted) in [

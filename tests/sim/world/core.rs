@@ -160,7 +160,8 @@ impl World {
                     self.abandoned.swap_remove(at);
                     return;
                 }
-                let client = self.seated(shard, key).expect("the seat is somebody's");
+                // Who has just left does not hear of it.
+                let Some(client) = self.seated(shard, key) else { return };
                 self.say(|| format!("client {client}: op 9"));
                 let it = &self.clients[client];
                 let is_waiting = it.is_doubtful && !self.discord[shard].is_live();
