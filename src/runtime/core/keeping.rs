@@ -20,7 +20,7 @@ const BATCH_AGE: Duration = Duration::from_millis(10);
 const BATCH_BYTES: usize = 128 << 10;
 
 /// On its way to the disk, at most, for one core. Beyond it the store counts as lost.
-pub const INFLIGHT_BYTES_MAX: usize = 64 << 20;
+pub const INFLIGHT_BYTES_MAX: usize = 256 << 20;
 
 /// While more than this is on its way, no checkpoints are made.
 const CHECKPOINT_INFLIGHT_MAX: usize = 8 << 20;

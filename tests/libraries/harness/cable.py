@@ -40,7 +40,11 @@ class Cable:
     async def _carry(self, bot_reader, bot_writer):
         if self._gateway is None:
             return bot_writer.close()
-        reader, writer = await asyncio.open_connection(*self._gateway)
+        try:
+            reader, writer = await asyncio.open_connection(*self._gateway)
+        except OSError:
+            # Nobody listens there now: the bot finds that out.
+            return bot_writer.close()
         line = Line(bot_writer, writer)
         self._lines.add(line)
         try:
