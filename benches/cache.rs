@@ -21,24 +21,8 @@ static ALLOCATOR: jemallocator::Jemalloc = jemallocator::Jemalloc;
 
 const GUILD: u64 = 600_000_000_000_000_000;
 
-fn everything() -> CacheFlags {
-    CacheFlags {
-        channels: true,
-        presences: true,
-        emojis: true,
-        current_member: true,
-        members: true,
-        roles: true,
-        scheduled_events: true,
-        stage_instances: true,
-        stickers: true,
-        users: true,
-        voice_states: true,
-    }
-}
-
 fn cache_of(size: Size) -> Cache {
-    let mut cache = Cache::new(everything(), Shapes::default());
+    let mut cache = Cache::new(CacheFlags::ALL, Shapes::default());
     cache.on_ready(fixture::ready(FIRST_USER, &[GUILD]).as_bytes()).expect("the fixture is JSON");
     cache.apply(b"GUILD_CREATE", fixture::guild(GUILD, size).as_bytes()).expect("the fixture is JSON");
     cache

@@ -34,34 +34,6 @@ const FLOOR_GUILDS: u32 = 100;
 /// Returned pages go back to the kernel at once, so that RSS is what is held.
 const CONF: (&str, &str) = ("_RJEM_MALLOC_CONF", "dirty_decay_ms:0,muzzy_decay_ms:0,narenas:1");
 
-const OFF: CacheFlags = CacheFlags {
-    channels: false,
-    presences: false,
-    emojis: false,
-    current_member: false,
-    members: false,
-    roles: false,
-    scheduled_events: false,
-    stage_instances: false,
-    stickers: false,
-    users: false,
-    voice_states: false,
-};
-
-const ALL: CacheFlags = CacheFlags {
-    channels: true,
-    presences: true,
-    emojis: true,
-    current_member: true,
-    members: true,
-    roles: true,
-    scheduled_events: true,
-    stage_instances: true,
-    stickers: true,
-    users: true,
-    voice_states: true,
-};
-
 /// A source of guilds: the same object for the same arguments, another for another `version`.
 enum Set {
     Regular,
@@ -215,7 +187,7 @@ fn child(set: &str, state: &str, guilds: u32) -> String {
 }
 
 fn measure(set: &Set, state: &str, guilds: u32) {
-    let flags = if state == "flags off" { OFF } else { ALL };
+    let flags = if state == "flags off" { CacheFlags::NONE } else { CacheFlags::ALL };
     let members = if matches!(state, "full" | "each replaced once" | "flags off") { MEMBERS } else { 0 };
     let mut cache = load(set, if state == "empty" { 0 } else { guilds }, flags, members);
     if state == "each replaced once" {
@@ -226,7 +198,8 @@ fn measure(set: &Set, state: &str, guilds: u32) {
 
 /// The state as JSON, and that under zstd: what a compressor finds that has all of it before it.
 fn floor(set: &Set, guilds: u32) {
-    let (bare, full) = (json(&load(set, guilds, ALL, 0)), json(&load(set, guilds, ALL, MEMBERS)));
+    let (bare, full) =
+        (json(&load(set, guilds, CacheFlags::ALL, 0)), json(&load(set, guilds, CacheFlags::ALL, MEMBERS)));
     let line = |state: &str, bare: usize, full: usize| {
         let per_member = full.saturating_sub(bare) / (guilds * MEMBERS) as usize;
         println!("| {} | {state} | {} | {per_member} |", set.name(), bare / guilds as usize);

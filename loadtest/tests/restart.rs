@@ -14,7 +14,7 @@ use fastrand::Rng;
 use loadtest::client::{Client, Order};
 use loadtest::compress::Compression;
 use loadtest::discord::Address;
-use loadtest::run::proxy::Death;
+use loadtest::run::proxy::{Death, all_flags};
 use loadtest::told;
 use serde_json::{Value, json};
 use tokio::time::{Duration, sleep, timeout};
@@ -23,24 +23,10 @@ const SHARDS: u32 = 3;
 /// More than any client may wait for its events: then it will not get them.
 const PATIENCE: Duration = Duration::from_secs(75);
 const DISCORD: [&str; 4] = ["--shards", "3", "--guilds", "3"];
-const FLAGS: [&str; 11] = [
-    "channels",
-    "presences",
-    "emojis",
-    "current_member",
-    "members",
-    "roles",
-    "scheduled_events",
-    "stage_instances",
-    "stickers",
-    "users",
-    "voice_states",
-];
 
 /// Everything cached; on disk when there is a folder.
 fn keys(backend: &str, folder: Option<&Folder>) -> Value {
-    let cache: serde_json::Map<_, _> = FLAGS.iter().map(|it| (it.to_string(), true.into())).collect();
-    let mut keys = json!({"backend": backend, "cache": cache});
+    let mut keys = json!({"backend": backend, "cache": all_flags(true)});
     if let Some(folder) = folder {
         keys["data_dir"] = folder.text().into();
     }

@@ -10,32 +10,15 @@ use common::raw::{Raw, good, identified, resume};
 use common::{order, stats, stats_until, with_discord};
 use loadtest::discord::Address;
 use loadtest::http;
+use loadtest::run::proxy::all_flags;
 use loadtest::state::digest::Digest;
 use loadtest::state::pages;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::time::{Duration, sleep};
 
 /// Beside the proxy's sessions there are those of whoever looks for comparison.
 const MANY_IDENTIFIES: [&str; 4] = ["--identify-interval-ms", "0", "--identify-limit", "1000"];
 const POLL: Duration = Duration::from_millis(20);
-
-/// `cache` with all flags on.
-fn all_flags() -> Value {
-    let flags = [
-        "channels",
-        "presences",
-        "emojis",
-        "current_member",
-        "members",
-        "roles",
-        "scheduled_events",
-        "stage_instances",
-        "stickers",
-        "users",
-        "voice_states",
-    ];
-    flags.iter().map(|it| (it.to_string(), true.into())).collect::<Map<_, _>>().into()
-}
 
 /// Waits until all that was ordered has happened, and the proxy has had every dispatch.
 async fn caught_up(discord: &Address, proxy: &mut Proxy) {
@@ -97,7 +80,7 @@ fn after_thousands_of_events_a_late_client_is_shown_what_discord_would_show() {
     on_backends(|backend| {
         let words = ["--shards", "2", "--guilds", "6", "--members", "15", "--big-guild", "0", "--outage-every", "2"];
         with_discord(&[&words[..], &MANY_IDENTIFIES].concat(), async |discord: Address| {
-            let keys = json!({"backend": backend, "cache": all_flags(), "upstream_compression": "none"});
+            let keys = json!({"backend": backend, "cache": all_flags(true), "upstream_compression": "none"});
             let mut proxy = Proxy::start(&discord, &[], keys).await;
             for _ in 0..4 {
                 order(&discord, "live?events=1500", "").await;
@@ -116,7 +99,7 @@ fn after_thousands_of_events_a_late_client_is_shown_what_discord_would_show() {
 fn the_cached_state_is_shown_by_id() {
     let words = ["--shards", "2", "--guilds", "2", "--big-guild", "0"];
     with_discord(&[&words[..], &MANY_IDENTIFIES].concat(), async |discord: Address| {
-        let mut proxy = Proxy::start(&discord, &[], json!({"cache": all_flags()})).await;
+        let mut proxy = Proxy::start(&discord, &[], json!({"cache": all_flags(true)})).await;
         caught_up(&discord, &mut proxy).await;
         let guilds = shown(&discord.gateway, [1, 2]).await;
         let (id, (_, d)) = guilds.first_key_value().unwrap();

@@ -81,22 +81,31 @@ impl CacheFlags {
     }
 }
 
+impl CacheFlags {
+    pub const ALL: Self = Self::each(true);
+    pub const NONE: Self = Self::each(false);
+
+    const fn each(on: bool) -> Self {
+        Self {
+            channels: on,
+            presences: on,
+            emojis: on,
+            current_member: on,
+            members: on,
+            roles: on,
+            scheduled_events: on,
+            stage_instances: on,
+            stickers: on,
+            users: on,
+            voice_states: on,
+        }
+    }
+}
+
 impl Default for CacheFlags {
     /// gateway-proxy's defaults: channels, current_member and roles.
     fn default() -> Self {
-        Self {
-            channels: true,
-            presences: false,
-            emojis: false,
-            current_member: true,
-            members: false,
-            roles: true,
-            scheduled_events: false,
-            stage_instances: false,
-            stickers: false,
-            users: false,
-            voice_states: false,
-        }
+        Self { channels: true, current_member: true, roles: true, ..Self::NONE }
     }
 }
 

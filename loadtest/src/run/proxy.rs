@@ -18,6 +18,20 @@ use crate::http;
 const START: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(50);
 
+const CACHE_FLAGS: [&str; 11] = [
+    "channels",
+    "presences",
+    "emojis",
+    "current_member",
+    "members",
+    "roles",
+    "scheduled_events",
+    "stage_instances",
+    "stickers",
+    "users",
+    "voice_states",
+];
+
 /// How a proxy ends that is started again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Death {
@@ -139,32 +153,29 @@ pub async fn build() -> io::Result<PathBuf> {
     Ok(target.join("release").join("shardgate"))
 }
 
-fn config(options: &Options, fake: &Fake, port: u16) -> io::Result<Value> {
-    let flags = [
-        "channels",
-        "presences",
-        "emojis",
-        "current_member",
-        "members",
-        "roles",
-        "scheduled_events",
-        "stage_instances",
-        "stickers",
-        "users",
-        "voice_states",
-    ];
-    let mut config = json!({
+/// `cache` with every flag on, or off.
+pub fn all_flags(on: bool) -> Value {
+    CACHE_FLAGS.iter().map(|it| (it.to_string(), on.into())).collect::<serde_json::Map<_, _>>().into()
+}
+
+/// What every proxy in front of `fake` is told.
+pub fn base_config(fake: &Fake, port: u16, shards: u32, is_caching: bool) -> Value {
+    json!({
         "log_level": "info",
         "token": "fake",
         "intents": crate::client::options::INTENTS,
         "bind": "127.0.0.1",
         "port": port,
-        "shards": options.shards,
+        "shards": shards,
         "externally_accessible_url": format!("ws://127.0.0.1:{port}"),
-        "cache": flags.iter().map(|it| (it.to_string(), true.into())).collect::<serde_json::Map<_, _>>(),
+        "cache": all_flags(is_caching),
         "api_url": fake.address.rest,
-        "backend": options.backend,
-    });
+    })
+}
+
+fn config(options: &Options, fake: &Fake, port: u16) -> io::Result<Value> {
+    let mut config = base_config(fake, port, options.shards, true);
+    config["backend"] = options.backend.as_str().into();
     if let Some(cores) = options.cores {
         config["cores"] = cores.into();
     }

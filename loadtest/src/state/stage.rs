@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::options::Options;
@@ -14,19 +13,6 @@ use crate::run::fake::Fake;
 use crate::run::proc::rss_bytes;
 use crate::run::proxy::{self, Proxy};
 
-pub const FLAGS: [&str; 11] = [
-    "channels",
-    "presences",
-    "emojis",
-    "current_member",
-    "members",
-    "roles",
-    "scheduled_events",
-    "stage_instances",
-    "stickers",
-    "users",
-    "voice_states",
-];
 const POLL: Duration = Duration::from_millis(250);
 /// Nothing at all has moved for this long: something is broken, and waiting ends.
 const STANDSTILL: Duration = Duration::from_secs(60);
@@ -54,21 +40,14 @@ pub async fn start_proxy(
     is_caching: bool,
 ) -> io::Result<Proxy> {
     std::fs::create_dir_all(dir)?;
-    let cache: serde_json::Map<String, Value> = FLAGS.iter().map(|it| (it.to_string(), is_caching.into())).collect();
     Proxy::start_with(binary, fake, dir, "proxy", |port| {
-        let mut config = json!({
-            "token": "fake",
-            "intents": crate::client::options::INTENTS,
-            "bind": "127.0.0.1",
-            "port": port,
-            "shards": options.shards,
-            "externally_accessible_url": format!("ws://127.0.0.1:{port}"),
-            "cache": cache,
-            "api_url": fake.address.rest,
-            "backend": options.backend,
-            "log_bytes": options.log_bytes,
-            "log_seconds": LOG_SECONDS,
-        });
+        let mut config = proxy::base_config(fake, port, options.shards, is_caching);
+        config["backend"] = options.backend.as_str().into();
+        config["log_bytes"] = options.log_bytes.into();
+        config["log_seconds"] = LOG_SECONDS.into();
+        if let Some(compression) = &options.upstream_compression {
+            config["upstream_compression"] = compression.as_str().into();
+        }
         if let Some(cores) = options.cores {
             config["cores"] = cores.into();
         }

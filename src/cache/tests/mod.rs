@@ -17,33 +17,8 @@ use super::*;
 
 const OWN: u64 = fixture::FIRST_USER;
 
-const ALL: CacheFlags = CacheFlags {
-    channels: true,
-    presences: true,
-    emojis: true,
-    current_member: true,
-    members: true,
-    roles: true,
-    scheduled_events: true,
-    stage_instances: true,
-    stickers: true,
-    users: true,
-    voice_states: true,
-};
-
-const NONE: CacheFlags = CacheFlags {
-    channels: false,
-    presences: false,
-    emojis: false,
-    current_member: false,
-    members: false,
-    roles: false,
-    scheduled_events: false,
-    stage_instances: false,
-    stickers: false,
-    users: false,
-    voice_states: false,
-};
+const ALL: CacheFlags = CacheFlags::ALL;
+const NONE: CacheFlags = CacheFlags::NONE;
 
 /// What the guild's announcement would be, if it is known.
 fn announced(cache: &Cache, guild: u64) -> Option<(GuildForm, String)> {
