@@ -1,7 +1,8 @@
 //! The core's side of the store: journals are gathered into batches, batches sent, answers given to their shards.
 //!
 //! It decides nothing about what is stored. A batch goes at the end of a turn: at once when somebody waits for it, else when it is large
-//! enough or `BATCH_AGE` old. What is on its way is bounded; a disk that does not keep up counts as lost, since events must not wait for it.
+//! enough or `BATCH_AGE` old. What is on its way is bounded: a disk that lags behind a burst (at a start all guilds of all shards come at once) slows
+//! Discord down by TCP, and one that writes nothing any more counts as lost.
 
 use std::time::{Duration, Instant};
 
@@ -19,8 +20,10 @@ const BATCH_AGE: Duration = Duration::from_millis(10);
 /// More goes at once.
 const BATCH_BYTES: usize = 128 << 10;
 
-/// On its way to the disk, at most, for one core. Beyond it the store counts as lost.
-pub const INFLIGHT_BYTES_MAX: usize = 256 << 20;
+/// On its way to the disk, for one core. Beyond it nothing is read from Discord until half of it is written.
+pub const INFLIGHT_BYTES_MAX: usize = 64 << 20;
+/// With that much on its way, a disk that has written nothing for this long counts as lost: events wait no longer than that.
+pub const STANDSTILL_MAX: Duration = Duration::from_secs(5);
 
 /// While more than this is on its way, no checkpoints are made.
 const CHECKPOINT_INFLIGHT_MAX: usize = 8 << 20;
@@ -49,6 +52,8 @@ pub struct Keeping {
     generation: Option<u64>,
     spare: Vec<Batch>,
     inflight_bytes: usize,
+    /// Discord is not read, since the disk lags behind: when the disk last wrote something, or when that began.
+    behind_since: Option<Instant>,
     /// When what waits is sent at the latest.
     due: Option<Instant>,
     /// Where the next round of checkpoints begins, so that each shard has its turn.
@@ -65,6 +70,7 @@ impl Keeping {
             generation,
             spare: Vec::new(),
             inflight_bytes: 0,
+            behind_since: None,
             due: None,
             checkpoint_at: 0,
             ending: Ending::No,
@@ -119,8 +125,17 @@ impl<N: Net> Core<N> {
         }
     }
 
-    /// Once a second: guilds whose checkpoint is due by age alone.
+    /// Once a second: a disk that stands still, and guilds whose checkpoint is due by age alone.
     pub(super) fn keep_by_age(&mut self, now: Instant) {
+        if self.keeping.behind_since.is_some_and(|it| now.saturating_duration_since(it) >= STANDSTILL_MAX) {
+            error!(
+                core = self.index,
+                bytes = self.keeping.inflight_bytes,
+                "the disk has written nothing for {STANDSTILL_MAX:?}"
+            );
+            self.keeping.send(ToStore::TooSlow);
+            return self.on_store_lost(now);
+        }
         if self.keeping.generation.is_some() && self.keeping.due.is_none() {
             self.arm_keeping(now);
         }
@@ -155,13 +170,9 @@ impl<N: Net> Core<N> {
             self.keeping.inflight_bytes += batch.bytes;
             self.keeping.send(ToStore::Batch(batch));
             if self.keeping.inflight_bytes > INFLIGHT_BYTES_MAX {
-                error!(
-                    core = self.index,
-                    bytes = self.keeping.inflight_bytes,
-                    "the disk does not keep up with the events"
-                );
-                self.keeping.send(ToStore::TooSlow);
-                return self.on_store_lost(now);
+                self.keeping.behind_since.get_or_insert(now);
+                // Each time: connections may have been made meanwhile.
+                self.read_from_discord(false);
             }
         }
         // Making checkpoints writes records, too: they must not overtake them.
@@ -196,6 +207,12 @@ impl<N: Net> Core<N> {
 
     pub(super) fn on_store_written(&mut self, now: Instant, mut batch: Batch) {
         self.keeping.inflight_bytes = self.keeping.inflight_bytes.saturating_sub(batch.bytes);
+        if let Some(since) = &mut self.keeping.behind_since {
+            *since = now;
+            if self.keeping.inflight_bytes <= INFLIGHT_BYTES_MAX / 2 {
+                self.catch_up();
+            }
+        }
         for (at, mark) in batch.marks.drain(..) {
             self.group.shards[at].on_written(mark);
             self.run_actions(now, at);
@@ -258,6 +275,7 @@ impl<N: Net> Core<N> {
         }
         self.keeping.inflight_bytes = 0;
         self.keeping.due = None;
+        self.catch_up();
         for at in 0..self.group.shards.len() {
             self.group.shards[at].on_store_lost(now);
             self.run_actions(now, at);
@@ -273,6 +291,21 @@ impl<N: Net> Core<N> {
             shard.begin_journal();
         }
         self.send_batch(now);
+    }
+
+    /// Discord is read again.
+    fn catch_up(&mut self) {
+        if self.keeping.behind_since.take().is_some() {
+            self.read_from_discord(true);
+        }
+    }
+
+    fn read_from_discord(&mut self, reading: bool) {
+        for place in &self.places {
+            if let Some(token) = place.link.as_ref().and_then(|it| it.token) {
+                self.net.set_reading(token, reading);
+            }
+        }
     }
 
     // ---- the end

@@ -26,6 +26,8 @@ struct Stage {
     waiting: Vec<Token>,
     connects: Vec<(Token, SocketAddr)>,
     closed: Vec<Token>,
+    /// Sockets whose reading is stopped.
+    unread: Vec<Token>,
     /// The outbox of the socket that was closed last.
     last_words: Vec<u8>,
     left_listeners: bool,
@@ -68,7 +70,12 @@ impl Net for Stage {
     fn await_drained(&mut self, token: Token) {
         self.waiting.push(token);
     }
-    fn set_reading(&mut self, _: Token, _: bool) {}
+    fn set_reading(&mut self, token: Token, reading: bool) {
+        self.unread.retain(|it| *it != token);
+        if !reading {
+            self.unread.push(token);
+        }
+    }
     fn close(&mut self, token: Token, _: Duration) {
         self.last_words = self.outboxes.remove(&token).unwrap_or_default();
         self.closed.push(token);

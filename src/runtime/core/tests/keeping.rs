@@ -1,7 +1,7 @@
 //! What the core sends to the store, and what it does without one.
 
 use super::*;
-use crate::runtime::core::keeping::INFLIGHT_BYTES_MAX;
+use crate::runtime::core::keeping::{INFLIGHT_BYTES_MAX, STANDSTILL_MAX};
 use crate::runtime::storage::mail::{Batch, Mail, ToStore};
 use crate::runtime::storage::{FIRST_GENERATION, StoreSender};
 use crate::store::frame;
@@ -149,27 +149,57 @@ fn a_client_that_was_away_for_longer_than_memory_reads_from_the_disk_without_fur
     assert!(!core.group.shards[0].has_more(core.places[0].clients[0].0), "it has everything");
 }
 
+/// Events until the disk is so far behind that Discord is not read. What was sent to the store.
+fn fall_behind(core: &mut Core<Stage>, now: Instant, mail: &mpsc::Receiver<Mail>) -> Vec<Batch> {
+    let mut sent = Vec::new();
+    for s in 2.. {
+        message(core, now, s, 1 << 20);
+        core.keep(now);
+        sent.append(&mut batches(mail));
+        if !core.net.unread.is_empty() {
+            break;
+        }
+    }
+    let bytes: usize = sent.iter().map(|it| it.bytes).sum();
+    assert!(bytes > INFLIGHT_BYTES_MAX && bytes < INFLIGHT_BYTES_MAX + (4 << 20), "{bytes}");
+    sent
+}
+
 #[test]
-fn a_disk_that_does_not_keep_up_counts_as_lost() {
+fn while_the_disk_is_far_behind_discord_is_not_read() {
+    let begin = clock::now();
+    let (mut core, _control, mail) = keeping(begin);
+    live(&mut core, begin);
+    let mut now = settle(&mut core, begin, &mail);
+    let link = core.places[0].link.as_ref().unwrap().token.unwrap();
+    let sent = fall_behind(&mut core, now, &mail);
+    assert_eq!(core.net.unread, [link]);
+    let mut left: usize = sent.iter().map(|it| it.bytes).sum();
+    for mut batch in sent {
+        // As slow as it is, it writes.
+        now += STANDSTILL_MAX - Duration::from_millis(1);
+        core.keep_by_age(now);
+        left -= batch.bytes;
+        batch.empty();
+        core.on_mail(now, ToCore::StoreWritten(batch));
+        assert_eq!(core.net.unread.is_empty(), left <= INFLIGHT_BYTES_MAX / 2, "{left}");
+    }
+    assert!(core.group.shards[0].journal().is_some());
+}
+
+#[test]
+fn a_disk_that_is_behind_and_writes_nothing_counts_as_lost() {
     let begin = clock::now();
     let (mut core, _control, mail) = keeping(begin);
     live(&mut core, begin);
     let now = settle(&mut core, begin, &mail);
-    let mut sent = 0;
-    let mut s = 2;
-    let said = loop {
-        message(&mut core, now, s, 1 << 20);
-        core.keep(now);
-        s += 1;
-        match mail.try_recv().map(|it| it.message) {
-            Ok(ToStore::Batch(batch)) => sent += batch.bytes,
-            Ok(message) => break message,
-            Err(_) => panic!("a MiB goes at once"),
-        }
-    };
-    assert!(matches!(said, ToStore::TooSlow));
-    assert!(sent > INFLIGHT_BYTES_MAX && sent < INFLIGHT_BYTES_MAX + (4 << 20), "{sent}");
+    fall_behind(&mut core, now, &mail);
+    core.keep_by_age(now + STANDSTILL_MAX - Duration::from_millis(1));
+    assert!(core.group.shards[0].journal().is_some());
+    core.keep_by_age(now + STANDSTILL_MAX);
+    assert!(mail.try_iter().any(|it| matches!(it.message, ToStore::TooSlow)));
     assert!(core.group.shards[0].journal().is_none());
+    assert_eq!(core.net.unread, []);
 }
 
 #[test]
