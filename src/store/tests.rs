@@ -1,3 +1,5 @@
+//! The store by example and by property, over a disk in memory that tears, loses and fails on purpose.
+
 use super::disk::Name;
 use super::memory::{Faults, MemoryDisk};
 use super::*;

@@ -15,7 +15,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -29,7 +28,7 @@ use crate::run::fake::Fake;
 use crate::run::proxy::{Death, Proxy};
 use crate::run::report::{Latency, Outcome};
 use crate::run::snapshot::Snapshot;
-use crate::run::{TempDir, tail};
+use crate::run::{in_temp_dir, tail};
 use crate::told;
 
 /// Until every client has READY and its guilds.
@@ -51,13 +50,7 @@ const SMALL_BUFFER_BYTES: u32 = 64 * 1024;
 ///
 /// Errs when something could not be started or the proxy ended by itself.
 pub async fn chaos(options: Options) -> io::Result<bool> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let dir = TempDir::new()?;
-    tokio::select! {
-        kept = judged(&options, &dir.0) => kept,
-        _ = tokio::signal::ctrl_c() => Err(io::Error::other("interrupted")),
-        _ = terminate.recv() => Err(io::Error::other("terminated")),
-    }
+    in_temp_dir(async |dir| judged(&options, dir).await).await
 }
 
 async fn judged(options: &Options, dir: &Path) -> io::Result<bool> {

@@ -52,10 +52,15 @@ const TAIL_LINES: usize = 20;
 ///
 /// Errs when something could not be started or did not answer; then nothing was judged.
 pub async fn run(options: Options) -> io::Result<bool> {
+    in_temp_dir(async |dir| judged(&options, dir).await).await
+}
+
+/// Does `work` in a folder of its own, which is removed in the end; a signal ends it with an error.
+pub(crate) async fn in_temp_dir<T>(work: impl AsyncFnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     let mut terminate = signal(SignalKind::terminate())?;
     let dir = TempDir::new()?;
     tokio::select! {
-        kept = judged(&options, &dir.0) => kept,
+        done = work(&dir.0) => done,
         _ = tokio::signal::ctrl_c() => Err(io::Error::other("interrupted")),
         _ = terminate.recv() => Err(io::Error::other("terminated")),
     }

@@ -18,8 +18,8 @@ use super::stage::{binary, caught_up, machine, mib, settled_rss, start_proxy};
 use crate::args::Args;
 use crate::client::{Client, Order};
 use crate::judge::Terms;
-use crate::run::TempDir;
 use crate::run::fake::Fake;
+use crate::run::in_temp_dir;
 use crate::run::proc::rss_bytes;
 use crate::run::proxy::Proxy;
 
@@ -47,22 +47,25 @@ struct Side {
 
 /// Runs it and answers whether memory and state were right.
 pub async fn run(options: Options) -> io::Result<bool> {
-    let dir = TempDir::new()?;
-    let binary = binary(&options).await?;
+    in_temp_dir(async |dir| judged(&options, dir).await).await
+}
+
+async fn judged(options: &Options, dir: &Path) -> io::Result<bool> {
+    let binary = binary(options).await?;
     let mut words = options.discord_words();
     // Reconnects, should any happen, replay instead of starting over.
     words.extend(["--replay-events".to_owned(), "2000".to_owned()]);
-    let fake = Fake::start_with(words, &dir.0).await?;
+    let fake = Fake::start_with(words, dir).await?;
     println!("{}", machine());
-    let mut old = Side::start(&options, &binary, &fake, &dir.0.join("old"), 0).await?;
+    let mut old = Side::start(options, &binary, &fake, &dir.join("old"), 0).await?;
     old.chunk_in(&fake, "first").await?;
     println!("| minutes | events | days | RSS, MiB |\n|---|---|---|---|");
-    let events = churn(&options, &fake, &mut old).await?;
-    let old_rss = settled_rss(&options, &old.proxy).await?;
-    let mut fresh = Side::start(&options, &binary, &fake, &dir.0.join("fresh"), 1).await?;
+    let events = churn(options, &fake, &mut old).await?;
+    let old_rss = settled_rss(options, &old.proxy).await?;
+    let mut fresh = Side::start(options, &binary, &fake, &dir.join("fresh"), 1).await?;
     fresh.chunk_in(&fake, "fresh").await?;
     caught_up(&fake, &mut fresh.proxy, fresh.nth).await?;
-    let fresh_rss = settled_rss(&options, &fresh.proxy).await?;
+    let fresh_rss = settled_rss(options, &fresh.proxy).await?;
     let growth = old_rss as f64 / fresh_rss as f64 - 1.0;
     let is_small = growth <= GROWTH_MAX;
     println!(

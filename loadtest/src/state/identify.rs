@@ -4,6 +4,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -18,8 +19,8 @@ use super::pages;
 use super::skim::Skimmer;
 use super::stage::{binary, caught_up, machine, mib, start_proxy};
 use crate::clock::now_ns;
-use crate::run::TempDir;
 use crate::run::fake::Fake;
+use crate::run::in_temp_dir;
 use crate::run::proc::Usage;
 use crate::url::Url;
 use crate::ws;
@@ -42,17 +43,20 @@ struct Round {
 
 /// Measures, prints a table, and answers whether the targets were met, which only `--judge` asks for.
 pub async fn run(options: Options) -> io::Result<bool> {
-    let dir = TempDir::new()?;
-    let binary = binary(&options).await?;
-    let fake = Fake::start_with(options.discord_words(), &dir.0).await?;
-    let mut proxy = start_proxy(&options, &binary, &fake, &dir.0, true).await?;
+    in_temp_dir(async |dir| measured(&options, dir).await).await
+}
+
+async fn measured(options: &Options, dir: &Path) -> io::Result<bool> {
+    let binary = binary(options).await?;
+    let fake = Fake::start_with(options.discord_words(), dir).await?;
+    let mut proxy = start_proxy(options, &binary, &fake, dir, true).await?;
     caught_up(&fake, &mut proxy, 0).await?;
     println!("{} shards × {} guilds × {} members", options.shards, options.guilds, options.members);
     println!("{}\n", machine());
     println!("| round | seconds until the last has all | MB | CPU s of the proxy |\n|---|---|---|---|");
     let mut rounds = Vec::new();
     for number in 1..=options.rounds {
-        let round = identify_all(&options, &proxy.url, proxy.process.pid).await?;
+        let round = identify_all(options, &proxy.url, proxy.process.pid).await?;
         println!("| {number} | {:.2} | {:.0} | {:.2} |", round.seconds, round.bytes as f64 / 1e6, round.cpu_s);
         rounds.push(round);
         // The clients close with 1000: their sessions end, and the next round begins from nothing.

@@ -10,8 +10,8 @@ use std::path::Path;
 use super::options::Options;
 use super::pages::{self, Metrics};
 use super::stage::{binary, caught_up, machine, mib, settled_rss, start_proxy};
-use crate::run::TempDir;
 use crate::run::fake::Fake;
+use crate::run::in_temp_dir;
 
 /// Targets for the default size.
 const MEMBER_BYTES: f64 = 150.0;
@@ -51,13 +51,16 @@ struct Figures {
 
 /// Measures, prints the table, and answers whether the targets were met, which only `--judge` asks for.
 pub async fn run(options: Options) -> io::Result<bool> {
-    let dir = TempDir::new()?;
-    let binary = binary(&options).await?;
+    in_temp_dir(async |dir| measured(&options, dir).await).await
+}
+
+async fn measured(options: &Options, dir: &Path) -> io::Result<bool> {
+    let binary = binary(options).await?;
     let with = |guilds, members| Options { guilds, members, ..options.clone() };
-    let [empty, _] = measure(&with(0, 2), &binary, &dir.0.join("empty"), true, false).await?;
-    let [off, _] = measure(&options, &binary, &dir.0.join("off"), false, false).await?;
-    let [alone, alone_replaced] = measure(&with(options.guilds, 1), &binary, &dir.0.join("alone"), true, true).await?;
-    let [full, full_replaced] = measure(&options, &binary, &dir.0.join("full"), true, true).await?;
+    let [empty, _] = measure(&with(0, 2), &binary, &dir.join("empty"), true, false).await?;
+    let [off, _] = measure(options, &binary, &dir.join("off"), false, false).await?;
+    let [alone, alone_replaced] = measure(&with(options.guilds, 1), &binary, &dir.join("alone"), true, true).await?;
+    let [full, full_replaced] = measure(options, &binary, &dir.join("full"), true, true).await?;
     let missing = || io::Error::other("a state was not measured");
     let figures = Figures {
         empty: empty.ok_or_else(missing)?,
@@ -67,7 +70,7 @@ pub async fn run(options: Options) -> io::Result<bool> {
         full: full.ok_or_else(missing)?,
         full_replaced: full_replaced.ok_or_else(missing)?,
     };
-    let (text, are_met) = figures.report(&options);
+    let (text, are_met) = figures.report(options);
     print!("{text}");
     Ok(are_met || !options.is_judged)
 }
