@@ -147,13 +147,14 @@ impl<N: Net> Core<N> {
         let mut batch = self.keeping.spare.pop().unwrap_or_default();
         batch.core = self.index;
         batch.marks.clear();
+        batch.is_awaited = false;
         for (at, shard) in self.group.shards.iter_mut().enumerate() {
             let Some(journal) = shard.journal().filter(|it| !it.bytes.is_empty()) else { continue };
             batch.records.extend_from_slice(&journal.bytes);
             batch.marks.push((at, journal.mark));
             journal.bytes.clear();
             journal.bytes.shrink_to(BATCH_BYTES);
-            journal.urgent = false;
+            batch.is_awaited |= std::mem::take(&mut journal.urgent);
         }
         batch.bytes = batch.records.len();
         for (at, shard) in self.group.shards.iter_mut().enumerate() {

@@ -19,6 +19,8 @@ pub struct Batch {
     pub states: Vec<(ShardId, StateBlob)>,
     /// By a shard's index on its core: how far its journal is written with this batch.
     pub marks: Vec<(usize, u64)>,
+    /// A client waits for it: what it will depend on must survive a loss of power, too.
+    pub is_awaited: bool,
     /// Bytes in all, as counted against `INFLIGHT_BYTES_MAX`.
     pub bytes: usize,
 }
@@ -60,7 +62,7 @@ pub enum ToStore {
     StateTaken {
         bytes: usize,
     },
-    /// The disk is too slow: what is under way has reached its bound.
+    /// The disk stands still, with as much under way as may be.
     TooSlow,
     /// Nothing more comes from this core. When all have said so the store ends: `ToCore::StoreEnded`.
     CoreEnded,

@@ -179,7 +179,7 @@ impl Worker {
             }
             ToStore::Rotated { core, wal, floors } => store.on_rotated(core, wal, &floors)?,
             ToStore::StateTaken { bytes } => self.restoring_bytes = self.restoring_bytes.saturating_sub(bytes),
-            ToStore::TooSlow => return Err(io::Error::new(io::ErrorKind::TimedOut, "the disk is too slow")),
+            ToStore::TooSlow => return Err(io::Error::new(io::ErrorKind::TimedOut, "the disk stands still")),
             ToStore::CoreEnded => {}
         }
         Ok(())
@@ -188,6 +188,10 @@ impl Worker {
     fn write(&mut self, store: &mut Store<&mut Files>, batches: &mut Vec<Batch>) -> io::Result<()> {
         let began = clock::now();
         let Written { rotate, tails } = store.write()?;
+        // What merely happened Discord tells again. A number that a client was given on our word it does not.
+        if batches.iter().any(|it| it.is_awaited) {
+            store.sync()?;
+        }
         self.report.writes.add(clock::now().saturating_duration_since(began));
         for mut batch in batches.drain(..) {
             batch.empty();

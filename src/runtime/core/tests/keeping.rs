@@ -59,6 +59,7 @@ fn events_wait_for_a_batch_and_no_client_waits_for_it() {
     core.run_timers(now + Duration::from_millis(10));
     let batches = batches(&mail);
     assert_eq!(batches.len(), 1);
+    assert!(!batches[0].is_awaited);
     assert_eq!(frame::records(&batches[0].records).count(), 3);
 }
 
@@ -72,6 +73,7 @@ fn a_session_is_on_its_way_to_disk_at_once_and_its_ready_follows_when_it_is_ther
     core.keep(now);
     let sent = batches(&mail);
     assert_eq!(sent.len(), 1, "without waiting for the timer");
+    assert!(sent[0].is_awaited);
     core.pump_dirty(now);
     assert_eq!(core.net.pending(token), 0);
     for mut batch in sent {
