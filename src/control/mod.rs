@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod pages;
 pub mod presence;
 pub mod probe;
+pub mod reload;
 pub mod resolve;
 pub mod rest;
 pub mod settings;
@@ -32,6 +33,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use signal_hook::consts::SIGHUP;
 use tracing::{error, info, warn};
 
 use self::args::Args;
@@ -42,13 +44,13 @@ use self::ledger::{KeptGateway, Ledger};
 use self::memory::{Budget, Watch};
 use self::pages::{Pages, Site};
 use self::probe::Machine;
+use self::reload::Reloader;
 use self::resolve::Resolver;
 use self::rest::{Asking, Endpoint, GatewayBot};
 use crate::runtime::mesh::ToControl;
 use crate::runtime::settings::{Backend, RuntimeSettings};
 use crate::runtime::takeover::Inherited;
 use crate::runtime::{clock, heap};
-use crate::session::identify::Reserve;
 use crate::wire::CloseCode;
 
 /// With an answer of Discord's from before the restart at hand, the new one is waited for no longer than this: clients' sessions
@@ -81,7 +83,7 @@ pub fn run<C: Core>(
 ) -> ExitCode {
     let done = match config::load_with(args.config.as_deref(), environment, &args.keys) {
         Ok(loaded) if args.check => check::page(&loaded, &Machine::probe()).map(|page| print!("{page}")),
-        Ok(loaded) => serve(&loaded, args, activated, start),
+        Ok(loaded) => serve(&loaded, args, environment, activated, start),
         Err(refusal) => Err(refusal),
     };
     match done {
@@ -96,18 +98,21 @@ pub fn run<C: Core>(
 fn serve<C: Core>(
     loaded: &Loaded,
     args: &Args,
+    environment: &Environment,
     activated: Vec<OwnedFd>,
     start: impl FnOnce(RuntimeSettings, Vec<OwnedFd>, mpsc::Sender<ToControl>) -> io::Result<Cores<C>>,
 ) -> Result<(), Refusal> {
     let config = &loaded.config;
     takeover::check(args, config)?;
-    let _log = log::start(config.log_level).map_err(refuse("the log"))?;
+    let log = log::start(config.log_level, config.log_format).map_err(refuse("the log"))?;
     info!(version = env!("CARGO_PKG_VERSION"), configuration = loaded.source, "starting");
     tell(&loaded.notices);
 
     let (to_control, mail) = mpsc::channel();
     let stop = to_control.clone();
     signals::on_first(move || drop(stop.send(ToControl::Stop))).map_err(refuse("signals"))?;
+    let again = to_control.clone();
+    signals::on_each(SIGHUP, move || drop(again.send(ToControl::Reload))).map_err(refuse("signals"))?;
 
     let machine = Machine::probe();
     let backend = choose_backend(config, &machine)?;
@@ -121,6 +126,7 @@ fn serve<C: Core>(
     };
     let mut settings = fit(config, &first.bot, kept.as_ref().map(|it| it.shard_count), &machine, backend, &memory)?;
     settings.clients_max = machine.clients_max(settings.clients_max, settings.shards.len() as u32);
+    let held = settings.shards.len() as u32;
     let resolver = Resolver::start().map_err(refuse("the resolver's thread"))?;
     // All that can be made ready beside a running proxy is: from here on it drains, and its clients wait for this one. What it keeps in files, and the
     // operator's address, are its own until it has left.
@@ -134,7 +140,7 @@ fn serve<C: Core>(
             _ => first.bot.session_start_limit,
         },
         identified: budget.map(|it| it.identified).unwrap_or_default(),
-        reserve: config.identify_reserve.map_or(Reserve::ByShards(settings.shards.len() as u32), Reserve::Of),
+        reserve: settings::reserve(config, held),
         gateway_url: settings.gateway_url.clone(),
         shard_count: settings.shard_count,
         asking: first.asking,
@@ -170,6 +176,11 @@ fn serve<C: Core>(
         .map_err(refuse("the pages' threads"))?,
         ask: Box::new(move || endpoint.ask_until_answered(rng())),
         memory: Watch::new(memory.limit, clock::now(), heap::resident_bytes, heap::purge),
+        reload: {
+            let (args, environment, loaded) = (args.clone(), environment.clone(), loaded.clone());
+            let mut reloader = Reloader::new(args, environment, loaded, machine, held, log.level());
+            Box::new(move |asked| reloader.reload(asked))
+        },
     };
     let mut coordinator = Coordinator::new(cores.senders, cores.core_of, helpers, opening, ledger, clock::now());
     let end = coordinator.serve(&mail);
@@ -254,7 +265,10 @@ fn first_answer(
         }
         match mail.recv_timeout(FIRST_ANSWER_POLL) {
             Err(RecvTimeoutError::Timeout) => {}
-            // No core runs yet, so the only mail there can be is the signal.
+            Ok(ToControl::Reload) => {
+                info!("the configuration was read a moment ago: a reload is for when the cores run")
+            }
+            // No core runs yet, so the only other mail there can be is the signal to stop.
             Ok(_) | Err(RecvTimeoutError::Disconnected) => return Ok(None),
         }
     }

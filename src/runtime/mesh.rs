@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use super::settings::LiveSettings;
 use super::storage::mail::{Batch, StoreReport};
 use crate::shard::pressure::Pressure;
 use crate::shard::report::{ShardReport, Wanted};
@@ -46,6 +47,8 @@ pub enum ToCore {
         within: Duration,
         leave_listeners: bool,
     },
+    /// The operator has changed what may be changed.
+    Settings(Box<LiveSettings>),
     /// How short memory is from now on.
     Pressure(Pressure),
     /// The batch is in the kernel. Emptied but for its marks, to be used again.
@@ -115,6 +118,8 @@ pub enum ToControl {
     TakenOver(Box<super::takeover::Successor>),
     /// The core's loop failed and its thread ends: the process cannot go on.
     CoreFailed { core: usize, error: String },
+    /// SIGHUP: read the configuration again.
+    Reload,
     /// SIGTERM or SIGINT.
     Stop,
 }

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::readers;
-use super::{BackendWanted, Config, Notice};
+use super::{BackendWanted, Config, LogFormat, Notice};
 use crate::control::keys::{Found, Refusal};
 use crate::control::{address, presence};
 use crate::store::DISK_BYTES_MIN;
@@ -467,6 +467,18 @@ pub const SECTIONS: &[Section] = &[
                 otherwise: Value("\"info\""),
                 reload: AtOnce,
                 meaning: "The log for people, on standard output.",
+                ..KEY
+            },
+            Key {
+                name: "log_format",
+                shape: Word {
+                    words: &["human", "json"],
+                    set: |config, word| {
+                        config.log_format = if word == "json" { LogFormat::Json } else { LogFormat::Human }
+                    },
+                },
+                otherwise: Value("\"human\""),
+                meaning: "`json`: one object a line with `time`, `level`, `message`, and `shard`, `session` (its beginning), `client`, `cause` where known.",
                 ..KEY
             },
         ],

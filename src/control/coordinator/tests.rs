@@ -41,6 +41,7 @@ fn two_cores_with(remaining: u32, dir: Option<&Path>) -> (Coordinator<Told>, [Re
         pages: Pages::start(site, Reports::default, |_| Ok(None)).unwrap(),
         ask: Box::new(|| panic!("nobody asks Discord here")),
         memory: Watch::new(Some(1000), clock::now(), || Some(0), || {}),
+        reload: Box::new(|_| None),
     };
     let core_of = Box::new(|shard: ShardId| shard.0 as usize % 2);
     let ledger = Ledger::new(dir, "http://127.0.0.1:9", "invented", 1);

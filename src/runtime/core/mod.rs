@@ -3,11 +3,12 @@
 //! A turn: enter the kernel once, hand what arrived to the state machines, do what they ask, pump clients whose shard has
 //! something new, sleep. It decides nothing about sessions; it owns tokens, timers and buffers. This file is the loop, the timers and
 //! the end; `upstream` is Discord's side, `clients` their connections, `seating` how they come to a session, `delivery` what they are sent,
-//! `keeping` what is stored.
+//! `keeping` what is stored, `live` what a reload changes.
 
 mod clients;
 mod delivery;
 mod keeping;
+mod live;
 mod seating;
 mod upstream;
 
@@ -40,7 +41,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// After our close frame the other side has this long to read what was sent.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// What all cores share and never change.
+/// What all cores begin with. A core that is told of other settings makes itself another (`live`).
+#[derive(Clone)]
 pub struct Shared {
     pub rules: Rules,
     pub placement: Placement,
@@ -266,6 +268,7 @@ impl<N: Net> Core<N> {
                 }
                 self.drain(now, upstream_close, within);
             }
+            ToCore::Settings(live) => self.on_settings(now, &live),
             ToCore::Pressure(pressure) => {
                 self.group.set_pressure(now, pressure);
                 // Those that were held back may have their READY now.
