@@ -14,8 +14,10 @@ shardgate: a Discord gateway proxy. Bots connect to it instead of Discord.
 
 Usage: shardgate [OPTIONS]
        shardgate health [--config PATH]
+       shardgate stats [--config PATH]
 
 health asks the proxy that runs here with this configuration whether every shard has a session; exit status 0 if so, else 1.
+stats prints its totals of guilds, members, clients and events as JSON; exit status 0 if every shard is in them, else 1.
 
 Options:
   --config PATH             Read the configuration from PATH; else from the environment variable CONFIG (a path, or
@@ -43,6 +45,8 @@ pub enum Command {
     Run(Args),
     /// Ask the running proxy how it is.
     Health(Args),
+    /// Ask it for its totals.
+    Stats(Args),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,14 +63,15 @@ pub struct Args {
 /// Reads the arguments, the program's name not among them. The error is one line for the operator.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     let mut args = Args::default();
-    let mut health = false;
+    let mut question: Option<fn(Args) -> Command> = None;
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
         let text = argument.to_string_lossy().into_owned();
         match text.as_str() {
             "--help" | "-h" => return Ok(Command::Help),
             "--version" | "-V" => return Ok(Command::Version),
-            "health" if !health => health = true,
+            "health" if question.is_none() => question = Some(Command::Health),
+            "stats" if question.is_none() => question = Some(Command::Stats),
             "--check" => args.check = true,
             "--takeover" => args.takeover = true,
             "--close-upstream-offline" => args.close_upstream_offline = true,
@@ -81,10 +86,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
             },
         }
     }
-    match (health, args) {
-        (true, args) if args == (Args { config: args.config.clone(), ..Args::default() }) => Ok(Command::Health(args)),
-        (true, _) => Err("health: only --config may stand beside it".into()),
-        (false, args) => Ok(Command::Run(args)),
+    match (question, args) {
+        (Some(ask), args) if args == (Args { config: args.config.clone(), ..Args::default() }) => Ok(ask(args)),
+        (Some(_), _) => Err("health, stats: only --config may stand beside them".into()),
+        (None, args) => Ok(Command::Run(args)),
     }
 }
 
@@ -136,8 +141,10 @@ mod tests {
         assert_eq!(read(&["health"]), Ok(Command::Health(Args::default())));
         let with_config = Args { config: Some("a.json".into()), ..Args::default() };
         assert_eq!(read(&["health", "--config", "a.json"]), Ok(Command::Health(with_config)));
-        assert_eq!(read(&["health", "--check"]), Err("health: only --config may stand beside it".into()));
-        assert!(read(&["health", "health"]).is_err());
+        assert_eq!(read(&["stats"]), Ok(Command::Stats(Args::default())));
+        let line = "health, stats: only --config may stand beside them";
+        assert_eq!(read(&["health", "--check"]), Err(line.into()));
+        assert!(read(&["health", "health"]).is_err() && read(&["stats", "health"]).is_err());
     }
 
     #[test]
