@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         Ok(Command::PrintKeys) => print!("{}", document::markdown()),
         Ok(Command::Version) => println!("shardgate {}", env!("CARGO_PKG_VERSION")),
         Ok(Command::Health(args)) => return health::ask(&args, &Environment::of_process()),
+        Ok(Command::Stats(args)) => return health::ask_stats(&args, &Environment::of_process()),
         Ok(Command::Run(args)) => match activated {
             Ok(listeners) => return control::run(&args, &Environment::of_process(), listeners, start),
             Err(line) => {

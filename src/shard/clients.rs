@@ -7,6 +7,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::record::Record;
+use super::report::Lag;
 use super::seat::{Phase, Pumped, Seat, SeatKey, Sought, View};
 use super::{Action, Shard};
 use crate::session::commands::Refused;
@@ -210,6 +211,15 @@ impl Shard {
     pub fn on_lagging(&mut self, now: Instant, key: SeatKey) {
         self.lagging_closes += 1;
         self.leave(now, key, false);
+    }
+
+    /// How far connected clients are behind. Who waits for READY has no cursor yet.
+    pub(super) fn lag(&self) -> Lag {
+        let mut lag = Lag::default();
+        for seat in self.seats.iter().filter(|it| it.connected && !matches!(it.phase, Phase::Waiting)) {
+            lag.add(self.log.head().saturating_sub(seat.cursor), self.log.bytes_from(seat.cursor));
+        }
+        lag
     }
 
     /// Session id and connectedness, for log lines.

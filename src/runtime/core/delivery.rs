@@ -125,6 +125,7 @@ impl<N: Net> Core<N> {
         warn!(shard = self.shard_id(shard).0, lag_bytes, "{why}");
         self.places[shard].clients.retain(|it| it.0 != key);
         self.group.shards[shard].on_lagging(now, key);
+        self.closes.to_clients.add(Some(CloseCode::UNKNOWN_ERROR));
         Client::say_goodbye(CloseCode::UNKNOWN_ERROR, "Too slow.", self.net.queue(token));
         // It does not read: waiting for it to take the rest would only hold memory.
         self.net.close(token, Duration::ZERO);
