@@ -9,7 +9,7 @@ pub mod client;
 pub mod clock;
 mod conns;
 pub mod core;
-pub mod cpu;
+mod cpu;
 pub mod epoll;
 pub mod heap;
 mod link;
