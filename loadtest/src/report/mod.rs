@@ -115,6 +115,10 @@ fn command(name: &str, options: &Options) -> String {
         text += " --quick";
     }
     text += &format!(" --repeats {} --seconds {}", options.repeats, options.seconds);
+    if options.rates != options::RATES {
+        let rates: Vec<_> = options.rates.iter().map(u32::to_string).collect();
+        text += &format!(" --rate {}", rates.join(","));
+    }
     if options.shards != 225 {
         text += &format!(" --shards {}", options.shards);
     }

@@ -11,6 +11,7 @@ pub const REPORT_SPECS: &[Spec] = &[
     ("quick", None, "some three minutes instead of twenty-five: short runs, once each, encodings at one rate alone"),
     ("repeats", Some("N"), "runs of everything, in turn; default 3, quick: 1"),
     ("seconds", Some("N"), "of traffic at each rate, default 5, quick: 2"),
+    ("rate", Some("N"), "events per second over all shards, several with commas; default 2000,10000,60000,100000"),
     ("shards", Some("N"), "default 225"),
     ("only", Some("NAMES"), "of the setups, those whose names begin so, with commas between"),
     ("proxy", Some("PATH"), "the proxy's binary; default: build it in release mode"),
@@ -28,7 +29,7 @@ pub const FLOOR_SPECS: &[Spec] = &[
 ];
 
 /// Events per second over all shards, where nothing else is asked for.
-const RATES: [u32; 4] = [2_000, 10_000, 60_000, 100_000];
+pub(super) const RATES: [u32; 4] = [2_000, 10_000, 60_000, 100_000];
 
 #[derive(Clone, Debug)]
 pub struct Options {
