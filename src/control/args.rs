@@ -16,11 +16,13 @@ shardgate: a Discord gateway proxy. Bots connect to it instead of Discord.
 Usage: shardgate [OPTIONS]
        shardgate check [OPTIONS]
        shardgate health [OPTIONS]
+       shardgate stats [OPTIONS]
        shardgate help config
 
 check explains the configuration: what is not the default and where it is from, what the machine lacks, what would be used. It opens no connection.
 health asks the proxy that runs here with this configuration whether every shard has a session; exit status 0 if so, else 1.
 help config lists the keys of the configuration.
+stats prints its totals of guilds, members, clients and events as JSON; exit status 0 if every shard is in them, else 1.
 
 Options:
   --config PATH             Read the configuration from PATH; else from the environment variable CONFIG (a path, or
@@ -65,6 +67,8 @@ pub enum Command {
     Run(Args),
     /// Ask the running proxy how it is.
     Health(Args),
+    /// Ask it for its totals.
+    Stats(Args),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,7 +87,7 @@ pub struct Args {
 /// Reads the arguments, the program's name not among them. The error is one line for the operator.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     let mut args = Args::default();
-    let mut health = false;
+    let mut question: Option<fn(Args) -> Command> = None;
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
         let text = argument.to_string_lossy().into_owned();
@@ -92,7 +96,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
             "help" => return help(arguments.next()),
             "--version" | "-V" => return Ok(Command::Version),
             "--print-keys" => return Ok(Command::PrintKeys),
-            "health" if !health => health = true,
+            "health" if question.is_none() => question = Some(Command::Health),
+            "stats" if question.is_none() => question = Some(Command::Stats),
             "--check" | "check" => args.check = true,
             "--takeover" => args.takeover = true,
             "--close-upstream-offline" => args.close_upstream_offline = true,
@@ -108,10 +113,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
         }
     }
     let with_config = Args { config: args.config.clone(), keys: args.keys.clone(), ..Args::default() };
-    match (health, args) {
-        (true, args) if args == with_config => Ok(Command::Health(args)),
-        (true, _) => Err("health: only --config and keys of the configuration may stand beside it".into()),
-        (false, args) => Ok(Command::Run(args)),
+    match (question, args) {
+        (Some(ask), args) if args == with_config => Ok(ask(args)),
+        (Some(_), _) => Err("health, stats: only --config and keys of the configuration may stand beside them".into()),
+        (None, args) => Ok(Command::Run(args)),
     }
 }
 
@@ -193,11 +198,10 @@ mod tests {
         assert_eq!(read(&["health"]), Ok(Command::Health(Args::default())));
         let with_config = Args { config: Some("a.json".into()), ..Args::default() };
         assert_eq!(read(&["health", "--config", "a.json"]), Ok(Command::Health(with_config)));
-        assert_eq!(
-            read(&["health", "--check"]),
-            Err("health: only --config and keys of the configuration may stand beside it".into())
-        );
-        assert!(read(&["health", "health"]).is_err());
+        assert_eq!(read(&["stats"]), Ok(Command::Stats(Args::default())));
+        let line = "health, stats: only --config and keys of the configuration may stand beside them";
+        assert_eq!(read(&["health", "--check"]), Err(line.into()));
+        assert!(read(&["health", "health"]).is_err() && read(&["stats", "health"]).is_err());
     }
 
     #[test]

@@ -9,21 +9,25 @@ pub mod args;
 pub mod check;
 pub mod config;
 pub mod coordinator;
+pub mod first_contact;
 pub mod health;
 pub mod keys;
 pub mod ledger;
 pub mod log;
 pub mod memory;
 pub mod metrics;
+pub mod notify;
 pub mod pages;
 pub mod presence;
 pub mod probe;
 pub mod reload;
 pub mod resolve;
 pub mod rest;
+pub mod service;
 pub mod settings;
 pub mod signals;
 pub mod takeover;
+pub mod totals;
 
 use std::io;
 use std::net::SocketAddr;
@@ -33,7 +37,6 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use signal_hook::consts::SIGHUP;
 use tracing::{error, info, warn};
 
 use self::args::Args;
@@ -42,11 +45,15 @@ use self::coordinator::{Coordinator, Core, CoreOf, End, Helpers, Opening};
 use self::keys::Refusal;
 use self::ledger::{KeptGateway, Ledger};
 use self::memory::{Budget, Watch};
+use self::notify::{Manager, Notifier};
 use self::pages::{Pages, Site};
 use self::probe::Machine;
 use self::reload::Reloader;
 use self::resolve::Resolver;
 use self::rest::{Asking, Endpoint, GatewayBot};
+use self::service::Service;
+use self::signals::Wish;
+use self::totals::{Place, Writer};
 use crate::runtime::mesh::ToControl;
 use crate::runtime::settings::{Backend, RuntimeSettings};
 use crate::runtime::takeover::Inherited;
@@ -109,10 +116,23 @@ fn serve<C: Core>(
     tell(&loaded.notices);
 
     let (to_control, mail) = mpsc::channel();
-    let stop = to_control.clone();
-    signals::on_first(move || drop(stop.send(ToControl::Stop))).map_err(refuse("signals"))?;
-    let again = to_control.clone();
-    signals::on_each(SIGHUP, move || drop(again.send(ToControl::Reload))).map_err(refuse("signals"))?;
+    let wishes = to_control.clone();
+    let on_signal = move |wish| {
+        let message = match wish {
+            Wish::Stop => ToControl::Stop,
+            Wish::Totals => ToControl::WriteTotals,
+            Wish::Reload => ToControl::Reload,
+        };
+        // The control thread has ended when nobody hears it.
+        let _ = wishes.send(message);
+    };
+    signals::on_each(on_signal).map_err(refuse("signals"))?;
+    let manager = Manager::of_process();
+    let notifier = Notifier::new(manager.socket.as_deref()).unwrap_or_else(|error| {
+        warn!("NOTIFY_SOCKET: the service manager is told nothing: {error}");
+        Notifier::default()
+    });
+    notifier.say("STATUS=Asks Discord for the gateway.");
 
     let machine = Machine::probe();
     let backend = choose_backend(config, &machine)?;
@@ -127,6 +147,7 @@ fn serve<C: Core>(
     let mut settings = fit(config, &first.bot, kept.as_ref().map(|it| it.shard_count), &machine, backend, &memory)?;
     settings.clients_max = machine.clients_max(settings.clients_max, settings.shards.len() as u32);
     let held = settings.shards.len() as u32;
+    let mut reloader = Reloader::new(args, environment, loaded, machine, held, log.level());
     let resolver = Resolver::start().map_err(refuse("the resolver's thread"))?;
     // All that can be made ready beside a running proxy is: from here on it drains, and its clients wait for this one. What it keeps in files, and the
     // operator's address, are its own until it has left.
@@ -158,14 +179,19 @@ fn serve<C: Core>(
     if let Some(address) = config.admin_bind {
         let patience = if args.takeover { ADMIN_BIND_PATIENCE } else { Duration::ZERO };
         admin::start(address, patience, to_control.clone())
-            .map_err(|error| Refusal::of(format!("admin_bind {address}: {error}")))?;
+            .map_err(|error| first_contact::not_bound("admin_bind", address, &error))?;
     }
-    let cores = start(settings.clone(), listeners, to_control.clone()).map_err(refuse("the cores do not start"))?;
+    let cores = start(settings.clone(), listeners, to_control.clone())
+        .map_err(|error| first_contact::start_refused(settings.listen, &error))?;
     if let Some(data_dir) = &config.data_dir {
         let ours = Inherited { listeners: cores.listeners, are_managed };
         takeover::open_door(data_dir, &settings, cores.listen, ours, to_control);
     }
-    let (senders, askers) = (cores.senders.clone(), cores.senders.clone());
+    let (senders, askers, counted) = (cores.senders.clone(), cores.senders.clone(), cores.senders.clone());
+    let runtime_directory = std::env::var("RUNTIME_DIRECTORY").ok();
+    let place = Place::new(config.data_dir.as_deref(), runtime_directory.as_deref());
+    let held = settings.shards.clone();
+    let now = clock::now();
     let helpers = Helpers {
         resolver,
         pages: Pages::start(
@@ -175,14 +201,12 @@ fn serve<C: Core>(
         )
         .map_err(refuse("the pages' threads"))?,
         ask: Box::new(move || endpoint.ask_until_answered(rng())),
-        memory: Watch::new(memory.limit, clock::now(), heap::resident_bytes, heap::purge),
-        reload: {
-            let (args, environment, loaded) = (args.clone(), environment.clone(), loaded.clone());
-            let mut reloader = Reloader::new(args, environment, loaded, machine, held, log.level());
-            Box::new(move |asked| reloader.reload(asked))
-        },
+        memory: Watch::new(memory.limit, now, heap::resident_bytes, heap::purge),
+        service: Service::new(notifier, manager.watchdog, held.len(), cores.senders.len(), now),
+        totals: Writer::new(place, held, settings.shard_count, move || coordinator::collect(&counted)),
+        reload: Box::new(move |asked| reloader.reload(asked)),
     };
-    let mut coordinator = Coordinator::new(cores.senders, cores.core_of, helpers, opening, ledger, clock::now());
+    let mut coordinator = Coordinator::new(cores.senders, cores.core_of, helpers, opening, ledger, now);
     let end = coordinator.serve(&mail);
     let goes_offline = args.close_upstream_offline && end != End::TakenOver;
     let code = if goes_offline { CloseCode::NORMAL } else { CloseCode::RECONNECTING };
@@ -266,8 +290,10 @@ fn first_answer(
         match mail.recv_timeout(FIRST_ANSWER_POLL) {
             Err(RecvTimeoutError::Timeout) => {}
             Ok(ToControl::Reload) => {
-                info!("the configuration was read a moment ago: a reload is for when the cores run")
+                info!("SIGHUP: the configuration was read a moment ago; once shards connect it is read again");
             }
+            // There is nothing to count yet.
+            Ok(ToControl::WriteTotals) => warn!("SIGUSR2: no shard is connected yet"),
             // No core runs yet, so the only other mail there can be is the signal to stop.
             Ok(_) | Err(RecvTimeoutError::Disconnected) => return Ok(None),
         }

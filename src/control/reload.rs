@@ -44,14 +44,15 @@ pub struct Reloader {
 
 impl Reloader {
     pub fn new(
-        args: Args,
-        environment: Environment,
-        running: Loaded,
+        args: &Args,
+        environment: &Environment,
+        running: &Loaded,
         machine: Machine,
         held: u32,
         level: Level,
     ) -> Self {
-        let path = sources::file_path(args.config.as_deref(), &environment).filter(|_| running.values.file.is_some());
+        let path = sources::file_path(args.config.as_deref(), environment).filter(|_| running.values.file.is_some());
+        let (args, environment, running) = (args.clone(), environment.clone(), running.clone());
         Self { args, environment, running, machine, held, level, file: Watched::new(path) }
     }
 

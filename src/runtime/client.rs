@@ -2,6 +2,7 @@
 //!
 //! A plain value without a socket, so that it can be mailed to the core of the shard that the client names.
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -55,6 +56,8 @@ pub struct Blocked {
 
 pub struct Client {
     pub phase: Phase,
+    /// For the log.
+    pub peer: Option<SocketAddr>,
     /// The upgrade must be done by then.
     pub handshake_due: Instant,
     pub deframer: Deframer,
@@ -62,6 +65,8 @@ pub struct Client {
     pub conversation: Conversation,
     pub seated: Option<Seated>,
     pub blocked: Option<Blocked>,
+    /// Its snapshot goes on in one of the next turns.
+    pub in_line: bool,
     /// The earliest timer that is set for it.
     pub armed: Option<Instant>,
 }
@@ -82,12 +87,14 @@ impl Client {
     pub fn new(now: Instant, handshake: Duration) -> Self {
         Self {
             phase: Phase::Http(Vec::new()),
+            peer: None,
             handshake_due: now + handshake,
             deframer: Deframer::new(Role::Server, CLIENT_MESSAGE_BYTES_MAX),
             encoder: Encoder::new(Compression::None),
             conversation: Conversation::new(now),
             seated: None,
             blocked: None,
+            in_line: false,
             armed: None,
         }
     }

@@ -36,6 +36,7 @@ impl<N: Net> Core<N> {
             return;
         }
         sys::set_send_buffer(socket.as_fd(), CLIENT_SEND_BUFFER_BYTES);
+        let peer = sys::peer_address(socket.as_fd());
         match self.net.add(socket) {
             // It was on its way when accepting ended.
             Ok(token) if self.draining.is_some() => {
@@ -43,6 +44,7 @@ impl<N: Net> Core<N> {
             }
             Ok(token) => {
                 let mut client = Box::new(Client::new(now, self.shared.rules.limits.handshake));
+                client.peer = peer;
                 self.arm_client(token, &mut client);
                 self.conns.insert(token, Conn::Client(client));
             }
@@ -172,9 +174,10 @@ impl<N: Net> Core<N> {
                 }
                 Message::Pong(_) => conversation.on_control_frame(now, &self.shared.rules),
                 Message::Close { code, .. } => {
+                    self.closes.by_clients.add(code);
                     let ended = code.is_some_and(CloseCode::ends_session);
                     if let Some(seated) = client.seated.take() {
-                        self.unseat(now, seated, ended);
+                        self.unseat(now, seated, client.peer, ended);
                     }
                     Client::say_goodbye(code.unwrap_or(CloseCode::NORMAL), "", self.net.queue(token));
                     self.net.close(token, LINGER);
@@ -246,8 +249,9 @@ impl<N: Net> Core<N> {
         reason: &str,
     ) -> Fate {
         debug!(code = code.0, reason, "client dismissed");
+        self.closes.to_clients.add(Some(code));
         if let Some(seated) = client.seated.take() {
-            self.unseat(now, seated, false);
+            self.unseat(now, seated, client.peer, false);
         }
         Client::say_goodbye(code, reason, self.net.queue(token));
         self.net.close(token, LINGER);
@@ -256,6 +260,7 @@ impl<N: Net> Core<N> {
 
     pub(super) fn close_unseated(&mut self, token: Token, code: CloseCode, reason: &str) {
         if let Some(Conn::Client(_)) = self.conns.remove(token) {
+            self.closes.to_clients.add(Some(code));
             Client::say_goodbye(code, reason, self.net.queue(token));
             self.net.close(token, LINGER);
         }
