@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::args::Args;
 use super::config::sources::{self, Given};
-use super::config::table::{self, Key, Otherwise, Reload};
+use super::config::table::{self, Key, Reload};
 use super::config::{self, Environment, Loaded};
 use super::keys::{Refusal, shown};
 use super::log::Level;
@@ -151,10 +151,7 @@ fn running_value(key: &Key, given: Option<&Given>) -> String {
 
 /// A default that is written out is no change.
 fn is_same(key: &Key, one: Option<&Given>, other: Option<&Given>) -> bool {
-    let default = match key.otherwise {
-        Otherwise::Value(json) => serde_json::from_str(json).unwrap_or_default(),
-        Otherwise::Unset(_) | Otherwise::Refused => serde_json::Value::Null,
-    };
+    let default = key.default_value();
     one.map_or(&default, |it| &it.value) == other.map_or(&default, |it| &it.value)
 }
 

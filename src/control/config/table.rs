@@ -543,6 +543,14 @@ impl Key {
         Ok(())
     }
 
+    /// As JSON; `null` where it is not one value.
+    pub fn default_value(&self) -> serde_json::Value {
+        match self.otherwise {
+            Value(json) => serde_json::from_str(json).unwrap_or_default(),
+            Unset(_) | Refused => serde_json::Value::Null,
+        }
+    }
+
     pub fn is_nullable(&self) -> bool {
         matches!(self.otherwise, Unset(_))
     }

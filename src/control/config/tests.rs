@@ -449,6 +449,9 @@ fn the_token_may_stand_in_a_file() {
         assert!(line.starts_with(&format!("token_file: {path}: found {found}, wanted ")), "{line}");
         assert!(!line.contains("hush"));
     }
+    let token = format!("{TOKEN}{TOKEN}").replacen('.', "", 2);
+    let line = read(&format!(r#"{{"intents":1,"token_file":"{token}"}}"#)).unwrap_err().to_string();
+    assert_eq!(line, "token_file: found what looks like a token, wanted the path of a file with the token");
     let line = read(r#"{"intents":1,"token_file":"not/there"}"#).unwrap_err().to_string();
     assert!(line.starts_with("token_file: not/there: found No such file"), "{line}");
 }

@@ -5,7 +5,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use tracing::{debug, warn};
+use tracing::field::display;
+use tracing::{debug, info, warn};
 
 use super::{Core, Fate, LINGER};
 use crate::runtime::client::{Client, Phase, Request, UNREAD_BYTES_MAX};
@@ -28,6 +29,21 @@ const CLIENT_SEND_BUFFER_BYTES: i32 = 256 * 1024;
 const RETRY_AFTER_S: u32 = 5;
 /// It has this long to read that; it may not have sent its request yet, and never will.
 const TURNED_AWAY_LINGER: Duration = Duration::from_millis(250);
+
+/// What a bot's author has to mend is shown; the rest is the everyday of a gateway.
+fn tell_dismissed(client: &Client, code: CloseCode, reason: &str) {
+    let (code, peer) = (code.0, client.peer.map(display));
+    match CloseCode(code) {
+        CloseCode::AUTHENTICATION_FAILED => info!(
+            client = peer,
+            code, "client dismissed: its token is not the proxy's; give it the same, or set `validate_token` to false"
+        ),
+        CloseCode::INVALID_SHARD | CloseCode::INVALID_API_VERSION | CloseCode::DECODE_ERROR => {
+            info!(client = peer, code, cause = reason, "client dismissed")
+        }
+        _ => debug!(client = peer, code, cause = reason, "client dismissed"),
+    }
+}
 
 impl<N: Net> Core<N> {
     pub(super) fn on_accepted(&mut self, now: Instant, socket: OwnedFd) {
@@ -248,7 +264,7 @@ impl<N: Net> Core<N> {
         code: CloseCode,
         reason: &str,
     ) -> Fate {
-        debug!(code = code.0, reason, "client dismissed");
+        tell_dismissed(client, code, reason);
         self.closes.to_clients.add(Some(code));
         if let Some(seated) = client.seated.take() {
             self.unseat(now, seated, client.peer, false);
