@@ -62,6 +62,8 @@ impl Reloader {
         if !asked && !has_changed {
             return None;
         }
+        // What is read for a signal is not read again because it stands still.
+        self.file.read = self.file.seen;
         match self.read() {
             Ok(changes) => Some(changes),
             Err(refusal) => {

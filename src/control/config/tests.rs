@@ -398,6 +398,8 @@ fn an_unknown_variable_is_a_warning_and_what_kubernetes_sets_is_none() {
         ("SHARDGATE_PORT_7878_TCP", "tcp://10.0.0.1:7878"),
         ("SHARDGATE_SERVICE_HOST", "10.0.0.1"),
         ("SHARDGATE_SERVICE_PORT", "7878"),
+        ("SHARDGATE_PODS_SERVICE_PORT_HTTP", "7878"),
+        ("SHARDGATE_PODS_PORT", "tcp://10.0.0.2:7878"),
     ];
     let loaded = load(None, &variables(&link)).unwrap();
     assert_eq!(loaded.config.port, 7878);
