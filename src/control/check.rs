@@ -4,6 +4,7 @@
 
 use std::fmt::Write;
 
+use super::certificates::TlsFiles;
 use super::config::{Config, Loaded, Notice, SHARDS_MAX};
 use super::keys::Refusal;
 use super::memory::{self, Budget};
@@ -17,6 +18,8 @@ pub fn page(loaded: &Loaded, machine: &Machine) -> Result<String, Refusal> {
     let (backend, why) = machine.backend(config.backend)?;
     let cores = machine.cores(&config.cores, config.shards.unwrap_or(SHARDS_MAX as u32))?;
     let memory = memory::budget(config, machine)?;
+    // Broken files would refuse a start.
+    config.tls.as_ref().map(TlsFiles::load).transpose()?;
     let mut warnings: Vec<String> = why.into_iter().chain(memory.warning.clone()).collect();
     warnings.extend(machine.memlock_shortfall(backend, cores.len()));
     warnings.extend(machine.open_files_shortfall(config.shards.unwrap_or(1))?);
@@ -63,6 +66,12 @@ fn rows(
         ("admin_bind", config.admin_bind.map_or("none: pages on the gateway's port".into(), |it| it.to_string())),
         ("externally_accessible_url", config.externally_accessible_url.clone()),
         ("REST", asked),
+        (
+            "egress_proxy",
+            config.egress_proxy.as_ref().map_or("none: Discord is reached directly".into(), |it| it.to_string()),
+        ),
+        ("clients' TLS", client_tls(config)),
+        ("admin_key", config.admin_key.as_ref().map_or("none".into(), |it| format!("{it:?}"))),
         ("shards", or(config.shards, "as Discord recommends")),
         ("shard_start, shard_end", format!("{}, {}", or(config.shard_start, "0"), or(config.shard_end, "shards"))),
         ("presence", config.presence.clone().unwrap_or_else(|| "none".into())),
@@ -82,6 +91,19 @@ fn rows(
         ("kernel", machine.kernel.clone()),
         ("open files, locked memory", format!("{}, {}", limit(machine.open_files), limit(machine.memlock))),
     ]
+}
+
+fn client_tls(config: &Config) -> String {
+    match &config.tls {
+        None => "none".into(),
+        Some(files) => {
+            let ca = files
+                .client_ca
+                .as_ref()
+                .map_or(String::new(), |it| format!(", clients show a certificate that {} has signed", it.display()));
+            format!("{}, key {}{ca}", files.cert.display(), files.key.display())
+        }
+    }
 }
 
 fn client_limits(config: &Config) -> String {

@@ -13,12 +13,15 @@ use std::time::Duration;
 use serde_json::Value;
 use tracing::level_filters::LevelFilter;
 
+use super::access::AdminKey;
+use super::certificates::TlsFiles;
 use super::keys::{Found, Keys, Refusal};
 use super::{address, presence};
 use crate::cache::CacheFlags;
 use crate::session::client::ClientLimits;
 use crate::store::DISK_BYTES_MIN;
 use crate::wire::Compression;
+use crate::wire::egress::EgressProxy;
 
 /// Read when neither the command line nor the environment names another.
 const DEFAULT_PATH: &str = "config.json";
@@ -42,7 +45,7 @@ const CLIENTS_DEFAULT: u64 = 16_384;
 const CLIENTS_LIMIT: u64 = 1 << 20;
 const IDENTIFY_RESERVE_MAX: u64 = 1_000_000;
 
-const KEYS: [&str; 35] = [
+const KEYS: [&str; 39] = [
     "log_level",
     "token",
     "intents",
@@ -71,6 +74,10 @@ const KEYS: [&str; 35] = [
     "log_seconds",
     "memory_limit",
     "egress_proxy",
+    "tls_cert",
+    "tls_key",
+    "tls_client_ca",
+    "admin_key",
     "identify_reserve",
     "clients_max",
     "client_handshake_seconds",
@@ -159,6 +166,12 @@ pub struct Config {
     pub externally_accessible_url: String,
     pub cache: CacheFlags,
     pub allow_compression: bool,
+    /// Through which Discord is reached.
+    pub egress_proxy: Option<EgressProxy>,
+    /// Clients speak TLS.
+    pub tls: Option<TlsFiles>,
+    /// Opens the operator's pages.
+    pub admin_key: Option<AdminKey>,
     /// Without trailing slash.
     pub api_url: String,
     pub cores: CoresWanted,
@@ -268,9 +281,7 @@ fn read_config(keys: &Keys<'_>, environment: &Environment, notices: &mut Vec<Not
             "`backpressure` is accepted and not needed: a slow client finds its events in the log (`log_bytes`, `log_seconds`)".into(),
         ));
     }
-    if let Some(found) = keys.get_nullable("egress_proxy") {
-        return Err(found.secret().refuse("no such key: this version connects to Discord directly only"));
-    }
+    let tls = read_tls(keys)?;
     Ok(Config {
         log_level: keys.get("log_level").map_or(Ok(LevelFilter::INFO), |it| read_log_level(&it))?,
         token: read_token(keys, environment)?,
@@ -289,10 +300,14 @@ fn read_config(keys: &Keys<'_>, environment: &Environment, notices: &mut Vec<Not
         twilight_http_proxy: keys.get_nullable("twilight_http_proxy").map(|it| address::authority(&it)).transpose()?,
         externally_accessible_url: match keys.get_nullable("externally_accessible_url") {
             Some(found) => address::websocket_url(&found, notices)?,
+            None if tls.is_some() => format!("wss://localhost:{port}"),
             None => format!("ws://localhost:{port}"),
         },
         cache: keys.get("cache").map_or(Ok(CacheFlags::default()), |it| read_cache(&it, notices))?,
         allow_compression: read_allow_compression(keys, notices)?,
+        egress_proxy: keys.get_nullable("egress_proxy").map(|it| address::egress_proxy(it.secret())).transpose()?,
+        tls,
+        admin_key: keys.get_nullable("admin_key").map(|it| read_admin_key(it.secret())).transpose()?,
         api_url: keys.get("api_url").map_or(Ok(address::API_URL.into()), |it| address::http_url(&it))?,
         cores: keys.get_nullable("cores").map_or(Ok(CoresWanted::All), |it| read_cores(&it))?,
         backend: keys.get("backend").map_or(Ok(BackendWanted::Auto), |it| it.one_of(&BACKENDS))?,
@@ -323,6 +338,23 @@ fn read_config(keys: &Keys<'_>, environment: &Environment, notices: &mut Vec<Not
             .map(|it| it.integer(MEMORY_LIMIT_MIN, MEMORY_LIMIT_MAX))
             .transpose()?,
     })
+}
+
+/// `tls_cert` and `tls_key` go together; what is in the files is read by `certificates`.
+fn read_tls(keys: &Keys<'_>) -> Result<Option<TlsFiles>, Refusal> {
+    let path = |key| keys.get_nullable(key).map(|it| it.text("a path").map(PathBuf::from)).transpose();
+    let (cert, key, client_ca) = (path("tls_cert")?, path("tls_key")?, path("tls_client_ca")?);
+    match (cert, key, client_ca) {
+        (None, None, None) => Ok(None),
+        (Some(cert), Some(key), client_ca) => Ok(Some(TlsFiles { cert, key, client_ca })),
+        (Some(_), None, _) => Err(keys.missing("tls_key", "the private key of tls_cert, a PEM file")),
+        (None, ..) => Err(keys.missing("tls_cert", "the certificate that clients are shown, a PEM file")),
+    }
+}
+
+fn read_admin_key(found: Found<'_>) -> Result<AdminKey, Refusal> {
+    const WANTED: &str = "a key of at least 16 printable characters without white space";
+    AdminKey::new(found.text(WANTED)?).ok_or_else(|| found.refuse(WANTED))
 }
 
 fn read_client_limits(keys: &Keys<'_>) -> Result<ClientLimits, Refusal> {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, warn};
 
+use super::certificates::Certificates;
 use super::ledger::{Budget, Ledger};
 use super::memory::Watch;
 use super::metrics::{IdentifyReport, ProcessReport};
@@ -65,6 +66,8 @@ pub struct Helpers {
     pub ask: Box<dyn FnMut() -> Asking>,
     /// Of the whole process.
     pub memory: Watch,
+    /// What clients are shown, where they speak TLS.
+    pub certificates: Option<Certificates>,
 }
 
 /// Why the cores are to be drained.
@@ -183,8 +186,8 @@ impl<C: Core> Coordinator<C> {
             }
             ToControl::IdentifyReturned { shard } => self.identify.on_returned(shard, now),
             ToControl::Resolve { shard, host, port } => self.resolve(shard, host, port),
-            ToControl::Page { socket, request, door } => {
-                self.helpers.pages.serve(Job { socket, request, door, process: self.process_report(now) });
+            ToControl::Page { requester, request, door } => {
+                self.helpers.pages.serve(Job { requester, request, door, process: self.process_report(now) });
             }
             ToControl::Drained { core } => self.on_ended(core),
             ToControl::CoreFailed { core, error } => {
@@ -232,6 +235,12 @@ impl<C: Core> Coordinator<C> {
                 let _ = core.send(ToCore::Pressure(pressure));
             }
         }
+        if let Some(config) = self.helpers.certificates.as_mut().and_then(|it| it.on_timeout(now)) {
+            for core in &self.cores {
+                // A core that has ended takes no clients.
+                let _ = core.send(ToCore::ClientTls(config.clone()));
+            }
+        }
     }
 
     /// An IDENTIFY is sent at `at`, as the wall clock will say.
@@ -261,7 +270,11 @@ impl<C: Core> Coordinator<C> {
         // A turn that is due now was tried a moment ago: only time or mail brings it on.
         let identify = self.identify.due().map(|due| due.max(now + Duration::from_millis(1)));
         let memory = Some(self.helpers.memory.due());
-        [asking, identify, self.told_again_at, memory].into_iter().flatten().fold(now + IDLE_MAX, Instant::min)
+        let certificates = self.helpers.certificates.as_ref().map(Certificates::due);
+        [asking, identify, self.told_again_at, memory, certificates]
+            .into_iter()
+            .flatten()
+            .fold(now + IDLE_MAX, Instant::min)
     }
 
     /// Says while shards wait for the limit, and looks whether Discord has reset it meanwhile.

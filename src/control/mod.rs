@@ -3,9 +3,11 @@
 //!
 //! Nothing here runs on a core, and no event of Discord passes here.
 
+pub mod access;
 pub mod address;
 pub mod admin;
 pub mod args;
+pub mod certificates;
 pub mod check;
 pub mod config;
 pub mod coordinator;
@@ -34,7 +36,9 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
+use self::access::Access;
 use self::args::Args;
+use self::certificates::Certificates;
 use self::config::{Config, Environment, Loaded, Notice, SHARDS_MAX};
 use self::coordinator::{Coordinator, Core, CoreOf, End, Helpers, Opening};
 use self::keys::Refusal;
@@ -112,7 +116,9 @@ fn serve<C: Core>(
     let machine = Machine::probe();
     let backend = choose_backend(config, &machine)?;
     let memory = memory::budget(config, &machine)?;
-    let endpoint = Endpoint::new(config);
+    let endpoint = Endpoint::new(config)?;
+    let watched = config.tls.clone().map(|it| Certificates::start(it, clock::now())).transpose()?;
+    let (certificates, client_tls) = watched.unzip();
     let mut ledger = ledger(config);
     let kept = ledger.gateway(clock::since_epoch());
     let Some(first) = first_answer(&endpoint, &mail, kept.as_ref())? else {
@@ -121,6 +127,7 @@ fn serve<C: Core>(
     };
     let mut settings = fit(config, &first.bot, kept.as_ref().map(|it| it.shard_count), &machine, backend, &memory)?;
     settings.clients_max = machine.clients_max(settings.clients_max, settings.shards.len() as u32);
+    settings.client_tls = client_tls;
     let resolver = Resolver::start().map_err(refuse("the resolver's thread"))?;
     // All that can be made ready beside a running proxy is: from here on it drains, and its clients wait for this one. What it keeps in files, and the
     // operator's address, are its own until it has left.
@@ -146,7 +153,7 @@ fn serve<C: Core>(
         externally_accessible_url: settings.externally_accessible_url.clone(),
         shards: settings.shards.clone(),
         shard_count: settings.shard_count,
-        has_admin_bind: config.admin_bind.is_some(),
+        access: Access { has_admin_bind: config.admin_bind.is_some(), admin_key: config.admin_key.clone() },
     };
     // Before the cores start: an address that cannot be had is the operator's mistake, and costs no IDENTIFY.
     if let Some(address) = config.admin_bind {
@@ -169,6 +176,7 @@ fn serve<C: Core>(
         )
         .map_err(refuse("the pages' threads"))?,
         ask: Box::new(move || endpoint.ask_until_answered(rng())),
+        certificates,
         memory: Watch::new(memory.limit, clock::now(), heap::resident_bytes, heap::purge),
     };
     let mut coordinator = Coordinator::new(cores.senders, cores.core_of, helpers, opening, ledger, clock::now());
