@@ -109,9 +109,10 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(options: &'a Options, fake: Fake, proxy: Option<Proxy>, url: &str) -> io::Result<Self> {
-        let roots = match &fake.address.cert {
-            Some(path) if options.is_direct => tls::roots_from(Path::new(path))?,
-            _ => None,
+        let roots = match (&proxy, &fake.address.cert) {
+            (Some(proxy), _) => proxy.roots.clone(),
+            (None, Some(path)) => tls::roots_from(Path::new(path))?,
+            (None, None) => None,
         };
         let may_stall = options.scenarios.contains(&Scenario::Stalled);
         let clients = (0..options.shards * options.clients_per_shard).map(|number| {
