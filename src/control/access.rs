@@ -1,6 +1,6 @@
 //! Who may see which page: decided here and nowhere else, from the listener, the asker's address and the key.
 //!
-//! The metrics and the cached state are the operator's, everything else is everybody's. What a refusal looks like is `pages`'s.
+//! The metrics, the totals and the cached state are the operator's, everything else is everybody's. What a refusal looks like is `pages`'s.
 
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,8 @@ use crate::wire::http::Bearer;
 
 /// What the paths of the cached state begin with.
 pub const CACHE: &str = "/cache/";
+/// The totals.
+pub const STATS: &str = "/stats";
 
 /// `admin_key`: whoever shows it is the operator. It cannot be printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -28,6 +30,11 @@ impl AdminKey {
         let text = text.trim();
         let is_fit = text.len() >= Self::CHARS_MIN && text.bytes().all(|byte| byte.is_ascii_graphic());
         is_fit.then(|| Self(text.to_owned()))
+    }
+
+    /// For the header of a question to another process, and for nothing that is shown.
+    pub fn secret(&self) -> &str {
+        &self.0
     }
 
     fn admits(&self, shown: Option<&Bearer>) -> bool {
@@ -73,17 +80,17 @@ pub fn refuse(
     peer: Option<IpAddr>,
     shown: Option<&Bearer>,
 ) -> Option<Refused> {
-    let is_cache = path.starts_with(CACHE);
-    if path != "/metrics" && !is_cache {
+    let is_state = path.starts_with(CACHE) || path == STATS;
+    if path != "/metrics" && !is_state {
         return None;
     }
     let is_local = peer.is_some_and(|it| it.to_canonical().is_loopback());
     let is_admitted = |key: &AdminKey| key.admits(shown);
     match (door, &access.admin_key) {
-        (Door::Gateway, _) if access.has_admin_bind && is_cache => Some(Refused::OnAdminBindAlone),
+        (Door::Gateway, _) if access.has_admin_bind && is_state => Some(Refused::OnAdminBindAlone),
         (Door::Gateway, _) if access.has_admin_bind => Some(Refused::NotFound),
         (Door::Gateway, Some(key)) => (!is_admitted(key)).then_some(Refused::KeyWanted),
-        (Door::Gateway, None) => (is_cache && !is_local).then_some(Refused::ToLoopbackAlone),
+        (Door::Gateway, None) => (is_state && !is_local).then_some(Refused::ToLoopbackAlone),
         (Door::Admin, Some(key)) => (!is_local && !is_admitted(key)).then_some(Refused::KeyWanted),
         (Door::Admin, None) => None,
     }
@@ -124,6 +131,7 @@ mod tests {
                 assert_eq!(ask(&access, "/metrics", Door::Gateway, peer, key), Some(Refused::NotFound));
                 let refused = Some(Refused::OnAdminBindAlone);
                 assert_eq!(ask(&access, "/cache/guild/1", Door::Gateway, peer, key), refused);
+                assert_eq!(ask(&access, "/stats", Door::Gateway, peer, key), refused);
             }
             let open = access(true, None);
             assert_eq!(ask(&open, "/cache/guild/1", Door::Admin, peer, None), None);
@@ -139,6 +147,7 @@ mod tests {
         }
         for peer in REMOTE {
             assert_eq!(ask(&open, "/cache/user/1", Door::Gateway, peer, None), Some(Refused::ToLoopbackAlone));
+            assert_eq!(ask(&open, "/stats", Door::Gateway, peer, None), Some(Refused::ToLoopbackAlone));
             assert_eq!(ask(&open, "/metrics", Door::Gateway, peer, None), None);
         }
         assert_eq!(refuse(&open, "/cache/user/1", Door::Gateway, None, None), Some(Refused::ToLoopbackAlone));
@@ -148,7 +157,7 @@ mod tests {
     fn a_key_opens_the_gateways_port_to_whoever_shows_it_and_shuts_it_to_everybody_else() {
         let keyed = access(false, Some(KEY));
         for peer in LOCAL.into_iter().chain(REMOTE) {
-            for path in ["/metrics", "/cache/guild/1"] {
+            for path in ["/metrics", "/stats", "/cache/guild/1"] {
                 assert_eq!(ask(&keyed, path, Door::Gateway, peer, Some(KEY)), None);
                 let wrong = ["", "a-key-of-the-operatoR", "a-key-of-the-operator ", "a-key-of-the-operato"];
                 for key in wrong.map(Some).into_iter().chain([None]) {

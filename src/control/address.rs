@@ -51,7 +51,7 @@ pub fn authority(found: &Found<'_>) -> Result<String, Refusal> {
 }
 
 /// `egress_proxy`. `found` is a secret: neither the URL nor a part of it is repeated.
-pub fn egress_proxy(found: Found<'_>) -> Result<EgressProxy, Refusal> {
+pub fn egress_proxy(found: &Found<'_>) -> Result<EgressProxy, Refusal> {
     const WANTED: &str = "\"http://user:password@host:port\" or \"socks5://user:password@host:port\", user and password percent-encoded or left out";
     EgressProxy::parse(found.text(WANTED)?).map_err(|why| found.refuse(format_args!("{WANTED}; this one has {why}")))
 }

@@ -17,6 +17,8 @@ use super::metrics::{IdentifyReport, ProcessReport};
 use super::pages::{Job, Pages, Reports};
 use super::resolve::Resolver;
 use super::rest::{Asking, GatewayBot, SessionStartLimit};
+use super::service::Service;
+use super::totals::Writer;
 use crate::runtime::clock;
 use crate::runtime::mesh::{CoreSender, ToControl, ToCore};
 use crate::runtime::takeover::Successor;
@@ -44,7 +46,7 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(8);
 pub const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// Where mail for a core goes: the runtime's `CoreSender`, or a test's list.
-pub trait Core: Clone + Send + 'static {
+pub trait Core: Clone + Send + Sync + 'static {
     /// False when the core has ended.
     fn send(&self, message: ToCore) -> bool;
 }
@@ -68,6 +70,8 @@ pub struct Helpers {
     pub memory: Watch,
     /// What clients are shown, where they speak TLS.
     pub certificates: Option<Certificates>,
+    pub service: Service,
+    pub totals: Writer,
 }
 
 /// Why the cores are to be drained.
@@ -155,6 +159,7 @@ impl<C: Core> Coordinator<C> {
 
     /// Serves the cores until a signal or a failure.
     pub fn serve(&mut self, mail: &mpsc::Receiver<ToControl>) -> End {
+        self.helpers.service.on_listening();
         loop {
             let now = clock::now();
             self.poll(now);
@@ -189,6 +194,9 @@ impl<C: Core> Coordinator<C> {
             ToControl::Page { requester, request, door } => {
                 self.helpers.pages.serve(Job { requester, request, door, process: self.process_report(now) });
             }
+            ToControl::Turned { core } => self.helpers.service.on_turned(core),
+            ToControl::ShardLive { shard, is_live } => self.helpers.service.on_shard(shard, is_live, now),
+            ToControl::WriteTotals => self.helpers.totals.begin(),
             ToControl::Drained { core } => self.on_ended(core),
             ToControl::CoreFailed { core, error } => {
                 error!(core, error, "a core failed");
@@ -228,6 +236,12 @@ impl<C: Core> Coordinator<C> {
         self.watch_budget(now);
         if now.saturating_duration_since(self.asked_at) >= LIMITS_ASKED_AT_LEAST {
             self.ask_limits(now);
+        }
+        if self.helpers.service.on_timeout(now) {
+            for core in &self.cores {
+                // A core that has ended does not answer, and is not fed for.
+                let _ = core.send(ToCore::Turn);
+            }
         }
         if let Some(pressure) = self.helpers.memory.on_timeout(now) {
             for core in &self.cores {
@@ -271,10 +285,8 @@ impl<C: Core> Coordinator<C> {
         let identify = self.identify.due().map(|due| due.max(now + Duration::from_millis(1)));
         let memory = Some(self.helpers.memory.due());
         let certificates = self.helpers.certificates.as_ref().map(Certificates::due);
-        [asking, identify, self.told_again_at, memory, certificates]
-            .into_iter()
-            .flatten()
-            .fold(now + IDLE_MAX, Instant::min)
+        let due = [asking, identify, self.told_again_at, memory, self.helpers.service.due(), certificates];
+        due.into_iter().flatten().fold(now + IDLE_MAX, Instant::min)
     }
 
     /// Says while shards wait for the limit, and looks whether Discord has reset it meanwhile.
@@ -380,6 +392,7 @@ impl<C: Core> Coordinator<C> {
         leave_listeners: bool,
     ) -> bool {
         self.stopping = true;
+        self.helpers.service.on_stopping();
         let end = clock::now() + DRAIN_MAX;
         for (core, ended) in self.cores.iter().zip(&mut self.ended) {
             let drain = ToCore::Drain { upstream_close, within: DRAIN_WITHIN, leave_listeners };

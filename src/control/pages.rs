@@ -16,8 +16,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::access::{self, Access, CACHE, Refused};
+use super::access::{self, Access, CACHE, Refused, STATS};
 use super::metrics::{self, IdentifyReport, ProcessReport};
+use super::totals;
 use crate::runtime::client_tls::Requester;
 use crate::runtime::clock;
 use crate::runtime::mesh::{CoreReport, Door};
@@ -198,10 +199,10 @@ fn path_of(request: &PlainRequest) -> &str {
 fn refusal(refused: Refused) -> Response {
     let (status, message) = match refused {
         Refused::NotFound => return not_found(),
-        Refused::OnAdminBindAlone => (403, "The cached state is shown on the address of `admin_bind` alone"),
+        Refused::OnAdminBindAlone => (403, "State and totals are shown on the address of `admin_bind` alone"),
         Refused::ToLoopbackAlone => (
             403,
-            "The cached state is shown to this machine alone; `admin_bind` gives it an address of its own, `admin_key` a key",
+            "State and totals are shown to this machine alone; `admin_bind` gives them an address of their own, `admin_key` a key",
         ),
         Refused::KeyWanted => (401, "This page wants `Authorization: Bearer` with the proxy's `admin_key`"),
     };
@@ -226,6 +227,7 @@ fn answer(
             let body = metrics::page(&collect().cores, process);
             Response { status: 200, content_type: metrics::CONTENT_TYPE, body: body.into_bytes() }
         }
+        (STATS, _) => Response::json(200, &totals::totals(&site.shards, site.shard_count, &collect())),
         ("/shard-count", _) => Response::text(200, site.shard_count.to_string()),
         ("/livez", _) => alive(&collect()),
         ("/readyz", _) => match unready(site, process, &collect()) {
@@ -449,6 +451,13 @@ mod tests {
             let limit = json!({"total": 1000000, "remaining": 1000000, "reset_after": 0, "max_concurrency": 2});
             assert_eq!(bot["session_start_limit"], limit);
         }
+    }
+
+    #[test]
+    fn the_totals_are_a_page() {
+        let (status, body) = get("/stats", &[4, 2]);
+        let stats: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((status, &stats["complete"], &stats["missing"][0]["shard"]), (200, &json!(false), &json!(1)));
     }
 
     #[test]
