@@ -2,6 +2,7 @@
 //!
 //! A reader judges one value by itself. Not here: what concerns several keys at once (`config::join`).
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use super::{Config, CoresWanted, Notice};
@@ -80,12 +81,18 @@ pub fn cores(found: &Found<'_>) -> Result<CoresWanted, Refusal> {
     Ok(CoresWanted::List(cpus))
 }
 
-pub fn data_dir(found: &Found<'_>, config: &mut Config, _: &mut Vec<Notice>) -> Result<(), Refusal> {
+/// It holds what clients were told and Discord's sessions, so nobody else may write there.
+pub fn data_dir(found: &Found<'_>, config: &mut Config, notices: &mut Vec<Notice>) -> Result<(), Refusal> {
     const WANTED: &str = "a writable directory";
     let path = std::path::PathBuf::from(found.text(WANTED)?);
     let writable = rustix::fs::access(&path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
     if !path.is_dir() || writable.is_err() {
         return Err(found.refuse(WANTED));
+    }
+    if path.metadata().is_ok_and(|it| it.permissions().mode() & 0o002 != 0) {
+        let line =
+            "anybody on this machine may write to `data_dir`, and have false events told to bots; remedy: chmod 700";
+        notices.push(Notice::Warning(format!("{line} {}", path.display())));
     }
     config.data_dir = Some(path);
     Ok(())

@@ -298,6 +298,20 @@ fn an_admin_key_is_long_enough_and_not_shown() {
 }
 
 #[test]
+fn a_data_directory_that_anybody_may_write_to_is_accepted_with_a_warning() {
+    use std::os::unix::fs::PermissionsExt;
+    let path = std::env::temp_dir().join(format!("shardgate-open-{}", std::process::id()));
+    std::fs::create_dir_all(&path).unwrap();
+    for (mode, warned) in [(0o700, false), (0o755, false), (0o777, true)] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let (_, notices) = read_with(&format!(r#""data_dir":"{}""#, path.display())).unwrap();
+        let is_warned = matches!(&notices[..], [Notice::Warning(line)] if line.contains("chmod 700"));
+        assert_eq!((is_warned, notices.is_empty()), (warned, !warned), "{mode:o}");
+    }
+    std::fs::remove_dir(path).unwrap();
+}
+
+#[test]
 fn a_data_directory_is_accepted_without_a_word() {
     let (config, notices) = read_with(r#""data_dir":".","disk_bytes":1073741824"#).unwrap();
     assert_eq!((config.data_dir, config.disk_bytes), (Some(PathBuf::from(".")), 1 << 30));
