@@ -43,7 +43,9 @@ pub fn egress(bytes: &[u8]) {
     for piece_len in [1, usize::from(choice >> 2) + 1] {
         assert_eq!(open_tunnel(&proxy, bytes.chunks(piece_len)), wanted, "{proxy} in pieces of {piece_len}");
     }
-    assert!(wanted.is_ok_and(|(used, _)| used.is_none_or(|it| it <= bytes.len())) || !bytes.is_empty());
+    if let Ok((Some(used), _)) = wanted {
+        assert!(used <= bytes.len());
+    }
 }
 
 /// Where the tunnel began, and what was said.

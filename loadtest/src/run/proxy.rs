@@ -56,7 +56,7 @@ pub struct Proxy {
     binary: PathBuf,
     config: PathBuf,
     cert: Option<String>,
-    port: Port,
+    _port: Port,
 }
 
 impl Proxy {
@@ -113,7 +113,7 @@ impl Proxy {
         let process = launch(binary, &config_path, cert.as_deref(), &log)?;
         let pid = Rc::new(Cell::new(process.pid));
         let binary = binary.to_owned();
-        let mut proxy = Self { url, roots, process, pid, log, binary, config: config_path, cert, port };
+        let mut proxy = Self { url, roots, process, pid, log, binary, config: config_path, cert, _port: port };
         proxy.wait().await?;
         Ok(proxy)
     }
