@@ -3,9 +3,11 @@
 //!
 //! Nothing here runs on a core, and no event of Discord passes here.
 
+pub mod access;
 pub mod address;
 pub mod admin;
 pub mod args;
+pub mod certificates;
 pub mod check;
 pub mod config;
 pub mod coordinator;
@@ -39,7 +41,9 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
+use self::access::Access;
 use self::args::Args;
+use self::certificates::Certificates;
 use self::config::{Config, Environment, Loaded, Notice, SHARDS_MAX};
 use self::coordinator::{Coordinator, Core, CoreOf, End, Helpers, Opening};
 use self::keys::Refusal;
@@ -137,7 +141,9 @@ fn serve<C: Core>(
     let machine = Machine::probe();
     let backend = choose_backend(config, &machine)?;
     let memory = memory::budget(config, &machine)?;
-    let endpoint = Endpoint::new(config);
+    let endpoint = Endpoint::new(config)?;
+    let watched = config.tls.clone().map(|it| Certificates::start(it, clock::now())).transpose()?;
+    let (certificates, client_tls) = watched.unzip();
     let mut ledger = ledger(config);
     let kept = ledger.gateway(clock::since_epoch());
     let Some(first) = first_answer(&endpoint, &mail, kept.as_ref())? else {
@@ -146,6 +152,7 @@ fn serve<C: Core>(
     };
     let mut settings = fit(config, &first.bot, kept.as_ref().map(|it| it.shard_count), &machine, backend, &memory)?;
     settings.clients_max = machine.clients_max(settings.clients_max, settings.shards.len() as u32);
+    settings.client_tls = client_tls;
     let held = settings.shards.len() as u32;
     let mut reloader = Reloader::new(args, environment, loaded, machine, held, log.level());
     let resolver = Resolver::start().map_err(refuse("the resolver's thread"))?;
@@ -173,7 +180,7 @@ fn serve<C: Core>(
         externally_accessible_url: settings.externally_accessible_url.clone(),
         shards: settings.shards.clone(),
         shard_count: settings.shard_count,
-        has_admin_bind: config.admin_bind.is_some(),
+        access: Access { has_admin_bind: config.admin_bind.is_some(), admin_key: config.admin_key.clone() },
     };
     // Before the cores start: an address that cannot be had is the operator's mistake, and costs no IDENTIFY.
     if let Some(address) = config.admin_bind {
@@ -201,6 +208,7 @@ fn serve<C: Core>(
         )
         .map_err(refuse("the pages' threads"))?,
         ask: Box::new(move || endpoint.ask_until_answered(rng())),
+        certificates,
         memory: Watch::new(memory.limit, now, heap::resident_bytes, heap::purge),
         service: Service::new(notifier, manager.watchdog, held.len(), cores.senders.len(), now),
         totals: Writer::new(place, held, settings.shard_count, move || coordinator::collect(&counted)),

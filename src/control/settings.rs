@@ -31,6 +31,9 @@ pub fn settings(
         presence: config.presence.clone(),
         gateway_url: bot.url.clone(),
         upstream_compression: config.upstream_compression,
+        egress: config.egress_proxy.clone(),
+        // The files are read by who watches them.
+        client_tls: None,
         externally_accessible_url: config.externally_accessible_url.clone(),
         validate_token: config.validate_token,
         allow_compression: config.allow_compression,

@@ -3,11 +3,15 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use rustls::ServerConfig;
 
 use crate::cache::CacheFlags;
 use crate::session::client::ClientLimits;
 use crate::shard::group::LogBudget;
+use crate::wire::egress::EgressProxy;
 use crate::wire::{Compression, ShardId};
 
 /// Which kernel interface carries the sockets. `auto` has been decided by then.
@@ -36,8 +40,12 @@ pub struct RuntimeSettings {
     /// From `/gateway/bot`, without query and without trailing slash.
     pub gateway_url: String,
     pub upstream_compression: Compression,
+    /// Through which every connection to Discord goes.
+    pub egress: Option<EgressProxy>,
     /// READY's `resume_gateway_url` to clients: `ws(s)://host[:port]`, no path, query or trailing slash.
     pub externally_accessible_url: String,
+    /// Clients speak TLS; replaced later by `ToCore::ClientTls`.
+    pub client_tls: Option<Arc<ServerConfig>>,
     pub validate_token: bool,
     /// False: `compress=` is ignored and clients get plain text.
     pub allow_compression: bool,

@@ -20,10 +20,11 @@ use std::io;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use rustls::ClientConfig;
+use rustls::{ClientConfig, ServerConfig};
 use tracing::{info, warn};
 
 use super::client::{Client, Phase};
+use super::client_tls::Failures;
 use super::clock;
 use super::conns::{Conn, Conns};
 use super::delays::Delays;
@@ -35,6 +36,7 @@ use crate::session::client::Rules;
 use crate::session::upstream::Status;
 use crate::shard::group::Group;
 use crate::shard::seat::SeatKey;
+use crate::wire::egress::EgressProxy;
 use crate::wire::{CloseCode, Compression};
 
 /// How often blocked clients are looked at and logs are trimmed by age.
@@ -52,6 +54,8 @@ pub struct Shared {
     /// Sockets of clients on one core.
     pub clients_max: usize,
     pub tls: Arc<ClientConfig>,
+    /// Every connection to Discord goes through it.
+    pub egress: Option<Arc<EgressProxy>>,
     pub backend: &'static str,
 }
 
@@ -105,6 +109,11 @@ pub struct Core<N: Net> {
     delays: Delays,
     closes: CloseReport,
     keeping: Keeping,
+    /// What a client that connects now is shown; `None`: no TLS.
+    client_tls: Option<Arc<ServerConfig>>,
+    tls_failures: Failures,
+    /// What a client's TLS decrypts to, all clients in turn.
+    client_plain: Vec<u8>,
 }
 
 /// Whether a client's connection goes on.
@@ -124,6 +133,7 @@ pub struct Parts<N: Net> {
     pub control: mpsc::Sender<ToControl>,
     pub peers: Vec<CoreSender>,
     pub keeping: Keeping,
+    pub client_tls: Option<Arc<ServerConfig>>,
     pub seed: u64,
 }
 
@@ -153,6 +163,9 @@ impl<N: Net> Core<N> {
             delays: Delays::default(),
             closes: CloseReport::default(),
             keeping: parts.keeping,
+            client_tls: parts.client_tls,
+            tls_failures: Failures::default(),
+            client_plain: Vec::new(),
         }
     }
 
@@ -228,7 +241,7 @@ impl<N: Net> Core<N> {
                 link.token = None;
                 let reason = error.map_or_else(|| "end of stream".to_owned(), |it| it.to_string());
                 if link.is_connecting() {
-                    warn!(shard, host = link.url.host, cause = reason, "cannot connect");
+                    warn!(shard, host = link.peer().0, cause = reason, "cannot connect");
                     self.connect_next(now, at);
                 } else {
                     info!(shard, cause = reason, "the connection to Discord ended");
@@ -300,6 +313,7 @@ impl<N: Net> Core<N> {
                     self.mark_dirty(at);
                 }
             }
+            ToCore::ClientTls(config) => self.client_tls = Some(config),
             ToCore::StoreWritten(batch) => self.on_store_written(now, batch),
             ToCore::StoreSegment { shard, index, segment } => {
                 if let Some(at) = self.place_of(shard) {
@@ -403,7 +417,7 @@ impl<N: Net> Core<N> {
                     return Fate::Gone;
                 }
                 match client.phase {
-                    Phase::Http(_) => core.turn_away(token),
+                    Phase::Http(_) => core.turn_away(token, client),
                     Phase::Open => core.dismiss(now, token, client, CloseCode::UNKNOWN_ERROR, "The proxy restarts."),
                     _ => {
                         core.net.close(token, Duration::ZERO);
