@@ -20,7 +20,7 @@ const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
 /// Prints what the proxy answered. Exit status 0 when every shard has a session.
 pub fn ask(args: &Args, environment: &Environment) -> ExitCode {
-    let loaded = match config::load(args.config.as_deref(), environment) {
+    let loaded = match config::load_with(args.config.as_deref(), environment, &args.keys) {
         Ok(loaded) => loaded,
         Err(refusal) => return fail(&refusal.to_string()),
     };

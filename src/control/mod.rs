@@ -86,7 +86,7 @@ pub fn run<C: Core>(
     activated: Vec<OwnedFd>,
     start: impl FnOnce(RuntimeSettings, Vec<OwnedFd>, mpsc::Sender<ToControl>) -> io::Result<Cores<C>>,
 ) -> ExitCode {
-    let done = match config::load(args.config.as_deref(), environment) {
+    let done = match config::load_with(args.config.as_deref(), environment, &args.keys) {
         Ok(loaded) if args.check => check::page(&loaded, &Machine::probe()).map(|page| print!("{page}")),
         Ok(loaded) => serve(&loaded, args, activated, start),
         Err(refusal) => Err(refusal),

@@ -10,7 +10,7 @@ pub mod clock;
 pub mod closes;
 mod conns;
 pub mod core;
-pub mod cpu;
+mod cpu;
 pub mod delays;
 pub mod epoll;
 pub mod heap;

@@ -202,6 +202,11 @@ impl Shard {
         self.seat_at(key).map(|at| &self.seats[at]).is_some_and(|it| self.gates.is_open(it.gate) && it.has_more(&view))
     }
 
+    /// Whether READY or guilds are still to be written.
+    pub fn is_in_snapshot(&self, key: SeatKey) -> bool {
+        self.seat_at(key).is_some_and(|at| matches!(self.seats[at].phase, Phase::Snapshot(_)))
+    }
+
     /// Bytes of dispatches that the client has not been sent, as far as they are in memory.
     pub fn lag_bytes(&self, key: SeatKey) -> u64 {
         self.seat_at(key).map_or(0, |at| self.log.bytes_from(self.seats[at].cursor))

@@ -86,6 +86,7 @@ pub struct Core<N: Net> {
     dirty: Vec<usize>,
     /// Shards that want something since their clients were pumped.
     pumped: Vec<usize>,
+    snapshots: delivery::Snapshots,
     conns: Conns,
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
     mail: mpsc::Receiver<ToCore>,
@@ -135,6 +136,7 @@ impl<N: Net> Core<N> {
             places,
             dirty: Vec::new(),
             pumped: Vec::new(),
+            snapshots: delivery::Snapshots::default(),
             conns: Conns::default(),
             timers: BinaryHeap::new(),
             mail: parts.mail,
@@ -160,9 +162,11 @@ impl<N: Net> Core<N> {
             self.on_shard_timeout(now, at);
         }
         loop {
-            let timeout = self.timers.peek().map(|Reverse((due, _))| due.saturating_duration_since(clock::now()));
-            self.net.turn(timeout)?;
+            let rest = self.timers.peek().map(|Reverse((due, _))| due.saturating_duration_since(clock::now()));
+            self.net.turn(if self.snapshots.are_due() { Some(Duration::ZERO) } else { rest })?;
             let now = clock::now();
+            self.snapshots.begin_turn();
+            self.pump_snapshots(now);
             while let Some(event) = self.net.next() {
                 self.on_event(now, event);
             }
@@ -203,10 +207,7 @@ impl<N: Net> Core<N> {
                 }
                 None => {}
             },
-            Event::Drained(token) => self.with_client(token, |core, client| {
-                client.blocked = None;
-                core.pump(now, token, client)
-            }),
+            Event::Drained(token) => self.with_client(token, |core, client| core.on_drained(now, token, client)),
             Event::Closed(token, error) => self.on_socket_closed(now, token, error),
             Event::Released(token, socket, unsent) => self.on_released(token, socket, unsent),
             Event::Mail => {
