@@ -32,6 +32,18 @@ identify *options:
 chaos *options:
     cargo run --release -p loadtest -- chaos {{options}}
 
+# everything measured in some 25 minutes, as a page and as JSON (just report --quick: some 3 minutes)
+report *options:
+    cargo run --release -p loadtest -- report --html report.html --json report.json {{options}}
+
+# the proxy beside a bare relay over epoll, an own ring and glommio's TCP, as a table
+floor *options:
+    cargo run --release -p loadtest -- floor {{options}}
+
+# two reports side by side, with the noise
+compare before after:
+    cargo run --release -p loadtest -- compare {{before}} {{after}}
+
 # discord.js, discord.py and twilight, unmodified
 libraries *options:
     tests/libraries/run {{options}}
