@@ -138,7 +138,7 @@ impl<N: Net> Core<N> {
         let mut fate = f(self, &mut client);
         if fate == Fate::Stays && !self.seal(token, &mut client) {
             if let Some(seated) = client.seated.take() {
-                self.unseat(clock::now(), seated, false);
+                self.unseat(clock::now(), seated, client.peer, false);
             }
             self.net.close(token, Duration::ZERO);
             fate = Fate::Gone;
@@ -185,7 +185,7 @@ impl<N: Net> Core<N> {
         }
         tls.refuse(error, first, self.net.queue(token));
         if let Some(seated) = client.seated.take() {
-            self.unseat(now, seated, false);
+            self.unseat(now, seated, client.peer, false);
         }
         self.net.close(token, LINGER);
         Fate::Gone
