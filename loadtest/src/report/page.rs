@@ -417,7 +417,7 @@ fn limits_section(report: &Report) -> String {
     );
     let idle = report.spread("idle", "idle", Figure::CpuPercent);
     row("no event, all shards and clients there", spread(idle), "% of a core".to_owned());
-    for setup in ["alone-none", "alone-zlib", "alone-zstd"] {
+    for setup in ["alone-zlib", "alone-none", "alone-zstd"] {
         row(title(setup), spread(report.spread(setup, "alone", Figure::Rss)), "MiB resident".to_owned());
     }
     let text = "A flood has no rate: the fake Discord sends whatever its clients take, with the proxy, the fake Discord and all clients on the same CPUs. What \
