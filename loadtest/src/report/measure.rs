@@ -105,9 +105,9 @@ async fn weigh(options: &Options, setup: &Setup, dir: &Path, report: &mut Report
     tokio::time::sleep(SETTLE).await;
     // The scrape gives every core the occasion to hand memory back.
     pages::metrics(&proxy.url).await?;
-    let rss_mib = Some(mib(rss_bytes(proxy.process.pid)));
-    let sample = Sample { rss_mib, ..Sample::default() };
-    println!("{:<16} {:.1} MiB", setup.name, rss_mib.unwrap_or_default());
+    let rss_mib = mib(rss_bytes(proxy.process.pid));
+    let sample = Sample { rss_mib: Some(rss_mib), ..Sample::default() };
+    println!("{:<16} {:.1} MiB", setup.name, rss_mib);
     let step = setup.steps.first().map_or("", |it| it.name.as_str());
     report.case_mut(setup.name, step, None).samples.push(sample);
     proxy.process.stop().await;
