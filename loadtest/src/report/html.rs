@@ -59,6 +59,14 @@ pub fn figure(heading: &str, drawing: &str, table: &str) -> String {
     format!("<figure><figcaption>{}</figcaption>{drawing}{numbers}</figure>\n", escape(heading))
 }
 
+/// Words, and the drawing beside them where there is room. Nothing without the drawing.
+pub fn split(text: &str, figure: &str) -> String {
+    if figure.is_empty() {
+        return String::new();
+    }
+    format!("<div class=\"split\">\n<div>{text}</div>\n{figure}</div>\n")
+}
+
 /// Drawings beside each other where there is room.
 pub fn beside(figures: &[String]) -> String {
     if figures.iter().all(String::is_empty) {

@@ -9,7 +9,7 @@ use super::table::{escape, number};
 
 const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 320.0;
-const LEFT: f64 = 62.0;
+const LEFT: f64 = 76.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 46.0;
@@ -156,7 +156,7 @@ impl Lines {
         put(format!("<path class=\"axis\" d=\"M{LEFT} {bottom}H{right}\"/>"));
         let middle = (LEFT + right) / 2.0;
         put(format!("<text class=\"mid name\" x=\"{middle}\" y=\"{}\">{}</text>", HEIGHT - 8.0, escape(self.x.label)));
-        let (x, y) = (14.0, (TOP + bottom) / 2.0);
+        let (x, y) = (13.0, (TOP + bottom) / 2.0);
         let name = escape(self.y.label);
         put(format!("<text class=\"mid name\" transform=\"translate({x} {y}) rotate(-90)\">{name}</text>"));
         for (at, word) in &self.marks {
@@ -167,7 +167,7 @@ impl Lines {
         if let Some((at, word)) = &self.limit {
             let y = self.y_of(*at);
             put(format!("<path class=\"limit\" d=\"M{LEFT} {y:.1}H{right}\"/>"));
-            put(format!("<text class=\"end word\" x=\"{right}\" y=\"{:.1}\">{}</text>", y - 5.0, escape(word)));
+            put(format!("<text class=\"word\" x=\"{}\" y=\"{:.1}\">{}</text>", LEFT + 8.0, y - 6.0, escape(word)));
         }
     }
 
@@ -206,6 +206,11 @@ impl Lines {
     fn y_of(&self, value: f64) -> f64 {
         HEIGHT - BOTTOM - self.y.scale.place(value) * (HEIGHT - TOP - BOTTOM)
     }
+}
+
+/// A place on an axis: no more digits than it needs.
+pub fn tick(value: f64) -> String {
+    format!("{}", (value * 1e6).round() / 1e6)
 }
 
 impl Axis {
@@ -272,6 +277,7 @@ mod tests {
         assert_eq!((scale.place(0.0), scale.place(1e9)), (0.0, 1.0));
         assert_eq!(Scale::decades([10.0].into_iter()), Scale::Log { min: 10.0, max: 100.0 });
         assert_eq!(Scale::decades([].into_iter()).ticks(), [1.0, 10.0]);
+        assert_eq!([2.5, 80.0, 0.1 + 0.2].map(tick), ["2.5", "80", "0.3"]);
     }
 
     fn lines(points: &[(f64, f64)]) -> Lines {
