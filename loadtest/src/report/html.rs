@@ -26,7 +26,7 @@ pub fn cards(cards: &[Card]) -> String {
     let mut html = "<ul class=\"cards\">\n".to_owned();
     for card in cards {
         html += &format!(
-            "<li><b>{}<small>{}</small></b><span>{}</span></li>\n",
+            "<li><b>{} <small>{}</small></b><span>{}</span></li>\n",
             escape(&card.number),
             escape(card.unit),
             escape(&card.what)

@@ -41,11 +41,11 @@ pub fn page(report: &Report) -> String {
 fn head(report: &Report) -> String {
     format!(
         "<header>\n<h1>shardgate, measured</h1>\n<p class=\"lead\">A Discord gateway proxy under the events of {} shards: what it costs, \
-         what it adds, what it loses. Medians of {}.</p>\n</header>\n",
+         what it adds, what it loses. {}.</p>\n</header>\n",
         report.shards,
         match report.repeats {
-            1 => "one run, so nothing here shows its noise".to_owned(),
-            runs => format!("{runs} runs, taken in turn; ranges in brackets"),
+            1 => "One run of everything, so nothing here shows its noise".to_owned(),
+            runs => format!("Medians of {runs} runs, taken in turn; ranges in brackets"),
         }
     )
 }
@@ -155,9 +155,9 @@ fn cpu_section(report: &Report) -> String {
     });
     let drawing = lines_over_rates(report, "CPU per event over rate", "CPU s per million events", series, false);
     let mut table = Table::new(&[
-        "CPU s per million",
+        "between Discord and clients",
         "events/s",
-        "CPU",
+        "CPU s per million",
         "sleeps per event",
         "% of a core",
         "fake Discord, %",
@@ -192,7 +192,7 @@ fn latency_section(report: &Report) -> String {
     }
     let drawing = lines_over_rates(report, "Latency over rate", "from sending to reading", series, true);
     let mut table = Table::new(&[
-        "latency",
+        "between Discord and clients",
         "events/s",
         "p50, µs",
         "p99, µs",
