@@ -64,6 +64,22 @@ seed number:
 images *targets:
     tuning/images {{targets}}
 
+# the program and the tests without I/O of each CPU target, on models of old and new CPUs (needs qemu-user-static and jq)
+cpu-targets *targets:
+    tuning/cpu-targets {{targets}}
+
+# all figures of this commit in a folder, beside those of another (just benchmarks figures last; QUICK=1)
+benchmarks out="figures" last="":
+    tuning/benchmarks {{out}} {{last}}
+
+# dependencies: known holes, licences, where they come from (needs cargo-deny)
+audit:
+    cargo deny --locked check
+
+# the workflows of CI (needs actionlint)
+workflows:
+    actionlint
+
 # one fuzz target for a minute: frame, scan, http_upgrade, inflate, client_payload, wal, blob (needs cargo-fuzz and a nightly)
 fuzz target seconds="60":
     cargo +nightly fuzz run {{target}} -- -max_total_time={{seconds}}

@@ -3,6 +3,7 @@
 //! The clients live on this process's one thread. Every process is killed when the run ends, however it ends.
 
 pub mod fake;
+pub mod held;
 pub mod options;
 pub mod port;
 pub mod proc;

@@ -57,10 +57,15 @@ impl Process {
 
     /// SIGTERM, if it still runs.
     pub fn terminate(&mut self) {
+        self.signal(libc::SIGTERM);
+    }
+
+    /// This signal, if it still runs.
+    pub fn signal(&mut self, signal: libc::c_int) {
         if self.exited().is_none() {
             // SAFETY: `kill` takes two integers and touches no memory of ours. The child has not been waited for, so
             // its id cannot belong to another process yet.
-            unsafe { libc::kill(self.pid as libc::pid_t, libc::SIGTERM) };
+            unsafe { libc::kill(self.pid as libc::pid_t, signal) };
         }
     }
 
