@@ -85,10 +85,9 @@ impl World {
         self.discord[shard].is_resumable = true;
         let process = self.process.as_mut().expect("it lives");
         process.on_ready(shard);
-        let is_restoring = process.restoring[shard];
-        process.restoring[shard] = false;
+        assert!(!process.restoring[shard], "IDENTIFY did not wait for the state, and clients cannot stay");
         for client in self.clients.iter_mut().filter(|it| it.shard == shard) {
-            client.may_lose |= client.is_doubtful || is_restoring;
+            client.may_lose |= client.is_doubtful;
             client.forget_chunks();
         }
     }
