@@ -137,6 +137,7 @@ pub struct Shard {
     lagging_closes: u64,
     cache_errors: u64,
     commands_refused: u64,
+    commands_misrouted: u64,
     known_gaps: u64,
     log_reads: u64,
     stopped_said: bool,
@@ -182,6 +183,7 @@ impl Shard {
             lagging_closes: 0,
             cache_errors: 0,
             commands_refused: 0,
+            commands_misrouted: 0,
             known_gaps: 0,
             log_reads: 0,
             stopped_said: false,
@@ -472,6 +474,7 @@ impl Shard {
             close_codes: counts.closes.clone(),
             commands_queued: self.commands.queued(),
             commands_refused: self.commands_refused,
+            commands_misrouted: self.commands_misrouted,
         }
     }
 }

@@ -376,7 +376,7 @@ fn a_guild_of_ready_that_comes_before_the_state_is_back_comes_behind_an_outage()
     point.forget();
     point.say(&READY.replace(r#""a""#, r#""b""#));
     point.write();
-    let (mut point, states) = point.crash_before_its_state();
+    let (mut point, _) = point.crash_before_its_state();
     point.connect();
     let mut peer = point.resume(&session, 2).unwrap();
     point.say(&GUILD.replace("old", "new"));
@@ -446,7 +446,7 @@ fn who_must_identify_after_a_crash_waits_for_the_state_so_that_clients_can_stay(
 
 #[test]
 fn who_must_identify_does_not_wait_for_ever_for_the_state() {
-    let mut point = Point::new();
+    let point = Point::new();
     let (mut point, _) = point.crash_before_its_state();
     point.connect();
     point.say(FORGOTTEN);
