@@ -155,6 +155,11 @@ impl Proxy {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
+    /// How it has ended, if it has.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.process.exited()
+    }
+
     /// How it ends by itself.
     pub async fn ended(&mut self) -> ExitStatus {
         loop {

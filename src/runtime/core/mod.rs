@@ -12,6 +12,7 @@ mod seating;
 mod upstream;
 
 pub use self::keeping::Keeping;
+use self::keeping::Restored;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -152,13 +153,18 @@ impl<N: Net> Core<N> {
             self.on_shard_timeout(now, at);
         }
         loop {
-            let timeout = self.timers.peek().map(|Reverse((due, _))| due.saturating_duration_since(clock::now()));
+            let timeout = match self.timers.peek() {
+                _ if self.keeping.is_restoring() => Some(Duration::ZERO),
+                Some(Reverse((due, _))) => Some(due.saturating_duration_since(clock::now())),
+                None => None,
+            };
             self.net.turn(timeout)?;
             let now = clock::now();
             while let Some(event) = self.net.next() {
                 self.on_event(now, event);
             }
             self.run_timers(now);
+            self.restore_some(now);
             self.pump_dirty(now);
             self.run_actions_of_pumping(now);
             self.keep(now);
@@ -281,17 +287,17 @@ impl<N: Net> Core<N> {
             }
             ToCore::StoreState { shard, blob } => {
                 if let Some(at) = self.place_of(shard) {
-                    self.on_store_state(at, &blob);
+                    self.keeping.take_in(Restored::State(at, blob));
                 }
             }
             ToCore::StoreStateLost { shard } => {
                 if let Some(at) = self.place_of(shard) {
-                    self.on_store_state_lost(now, at);
+                    self.keeping.take_in(Restored::Lost(at));
                 }
             }
             ToCore::StoreStateComplete { shard } => {
                 if let Some(at) = self.place_of(shard) {
-                    self.on_store_state_complete(now, at);
+                    self.keeping.take_in(Restored::Complete(at));
                 }
             }
             ToCore::StoreTail { shard, tail } => {
