@@ -102,4 +102,5 @@ pub struct ShardReport {
     /// Client commands waiting for the 120/60 s budget, and refused because a queue was full.
     pub commands_queued: usize,
     pub commands_refused: u64,
+    pub commands_misrouted: u64,
 }

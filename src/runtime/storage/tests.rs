@@ -253,6 +253,38 @@ fn a_disk_that_fails_is_told_and_the_end_comes_all_the_same() {
 }
 
 #[test]
+fn what_cannot_be_read_at_the_start_is_left_for_a_start_that_can() {
+    for try_direct in ways() {
+        let folder = Folder::new();
+        let bench = begin(&folder, try_direct).unwrap();
+        bench.write(batch(b"a session"));
+        bench.end();
+        let names = |folder: &Folder| {
+            let mut names: Vec<_> = std::fs::read_dir(&folder.0).unwrap().map(|it| it.unwrap().file_name()).collect();
+            names.sort_unstable();
+            names
+        };
+        let before = names(&folder);
+        let wal = before.iter().find(|it| it.to_string_lossy().starts_with("wal-")).unwrap();
+        let (wal, aside) = (folder.0.join(wal), folder.0.join("aside"));
+        std::fs::rename(&wal, &aside).unwrap();
+        // A file that cannot be read, whoever asks.
+        std::fs::create_dir(&wal).unwrap();
+        let bench = begin(&folder, try_direct).unwrap();
+        assert!(!bench.storage.opening.begun && bench.storage.opening.shards.is_empty());
+        let report = bench.await_mail(|it| if let ToCore::StoreReport(report) = it { Some(report) } else { None });
+        assert!(report.is_lost);
+        bench.end();
+        std::fs::remove_dir(&wal).unwrap();
+        std::fs::rename(&aside, &wal).unwrap();
+        assert_eq!(names(&folder), before);
+        let bench = begin(&folder, try_direct).unwrap();
+        assert_eq!(bench.storage.opening.shards[0].1.records, records(b"a session"));
+        bench.end();
+    }
+}
+
+#[test]
 fn batches_for_a_store_that_is_lost_are_void() {
     let folder = Folder::new();
     let bench = begin(&folder, false).unwrap();
