@@ -278,18 +278,18 @@ impl Cache {
         ready.write(session_id, resume_gateway_url, shard, &guilds, out);
     }
 
-    /// Appends the `d` with which Discord would announce the guild now, and says in which dispatch; `None` if it is unknown.
+    /// In which dispatch Discord would announce the guild now; `None` if it is unknown.
+    pub fn form(&self, guild: GuildId) -> Option<GuildForm> {
+        Some(if self.guilds.get(&guild)?.is_some() { GuildForm::Create } else { GuildForm::Delete })
+    }
+
+    /// Appends the `d` of that dispatch, and says what `form` says.
     pub fn write_guild(&self, guild: GuildId, out: &mut Vec<u8>) -> Option<GuildForm> {
         match self.guilds.get(&guild)? {
-            Some(contents) => {
-                contents.write(out);
-                Some(GuildForm::Create)
-            }
-            None => {
-                edit::write_unavailable(guild.0, out);
-                Some(GuildForm::Delete)
-            }
+            Some(contents) => contents.write(out),
+            None => edit::write_unavailable(guild.0, out),
         }
+        self.form(guild)
     }
 
     /// Costs nothing: the counts are kept up with every event.
@@ -299,6 +299,11 @@ impl Cache {
             bytes: self.counts.bytes + self.ready.as_ref().map_or(0, |ready| ready.bytes() as u64),
             ..self.counts
         }
+    }
+
+    /// What the guilds say of their members, cached or not. A walk over the guilds.
+    pub fn guild_members(&self) -> u64 {
+        self.guilds.values().flatten().map(|guild| guild.member_count()).sum()
     }
 
     /// A walk over the guilds: for a metrics scrape, not for every event.

@@ -129,7 +129,7 @@ mod tests {
 
     fn check(more: &str, ring: Ring) -> Result<String, String> {
         let json = format!(r#"{{"token":"hush.hush","intents":513{more}}}"#);
-        let loaded = load(None, &Environment { config: Some(json), token: None }).unwrap();
+        let loaded = load(None, &Environment { config: Some(json), ..Environment::default() }).unwrap();
         let machine = Machine {
             ring,
             kernel: "6.1.0".into(),

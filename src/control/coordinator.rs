@@ -16,6 +16,8 @@ use super::metrics::{IdentifyReport, ProcessReport};
 use super::pages::{Job, Pages, Reports};
 use super::resolve::Resolver;
 use super::rest::{Asking, GatewayBot, SessionStartLimit};
+use super::service::Service;
+use super::totals::Writer;
 use crate::runtime::clock;
 use crate::runtime::mesh::{CoreSender, ToControl, ToCore};
 use crate::runtime::takeover::Successor;
@@ -43,7 +45,7 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(8);
 pub const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// Where mail for a core goes: the runtime's `CoreSender`, or a test's list.
-pub trait Core: Clone + Send + 'static {
+pub trait Core: Clone + Send + Sync + 'static {
     /// False when the core has ended.
     fn send(&self, message: ToCore) -> bool;
 }
@@ -65,6 +67,8 @@ pub struct Helpers {
     pub ask: Box<dyn FnMut() -> Asking>,
     /// Of the whole process.
     pub memory: Watch,
+    pub service: Service,
+    pub totals: Writer,
 }
 
 /// Why the cores are to be drained.
@@ -152,6 +156,7 @@ impl<C: Core> Coordinator<C> {
 
     /// Serves the cores until a signal or a failure.
     pub fn serve(&mut self, mail: &mpsc::Receiver<ToControl>) -> End {
+        self.helpers.service.on_listening();
         loop {
             let now = clock::now();
             self.poll(now);
@@ -186,6 +191,9 @@ impl<C: Core> Coordinator<C> {
             ToControl::Page { socket, request, door } => {
                 self.helpers.pages.serve(Job { socket, request, door, process: self.process_report(now) });
             }
+            ToControl::Turned { core } => self.helpers.service.on_turned(core),
+            ToControl::ShardLive { shard, is_live } => self.helpers.service.on_shard(shard, is_live, now),
+            ToControl::WriteTotals => self.helpers.totals.begin(),
             ToControl::Drained { core } => self.on_ended(core),
             ToControl::CoreFailed { core, error } => {
                 error!(core, error, "a core failed");
@@ -226,6 +234,12 @@ impl<C: Core> Coordinator<C> {
         if now.saturating_duration_since(self.asked_at) >= LIMITS_ASKED_AT_LEAST {
             self.ask_limits(now);
         }
+        if self.helpers.service.on_timeout(now) {
+            for core in &self.cores {
+                // A core that has ended does not answer, and is not fed for.
+                let _ = core.send(ToCore::Turn);
+            }
+        }
         if let Some(pressure) = self.helpers.memory.on_timeout(now) {
             for core in &self.cores {
                 // A core that has ended uses no memory.
@@ -261,7 +275,8 @@ impl<C: Core> Coordinator<C> {
         // A turn that is due now was tried a moment ago: only time or mail brings it on.
         let identify = self.identify.due().map(|due| due.max(now + Duration::from_millis(1)));
         let memory = Some(self.helpers.memory.due());
-        [asking, identify, self.told_again_at, memory].into_iter().flatten().fold(now + IDLE_MAX, Instant::min)
+        let service = self.helpers.service.due();
+        [asking, identify, self.told_again_at, memory, service].into_iter().flatten().fold(now + IDLE_MAX, Instant::min)
     }
 
     /// Says while shards wait for the limit, and looks whether Discord has reset it meanwhile.
@@ -367,6 +382,7 @@ impl<C: Core> Coordinator<C> {
         leave_listeners: bool,
     ) -> bool {
         self.stopping = true;
+        self.helpers.service.on_stopping();
         let end = clock::now() + DRAIN_MAX;
         for (core, ended) in self.cores.iter().zip(&mut self.ended) {
             let drain = ToCore::Drain { upstream_close, within: DRAIN_WITHIN, leave_listeners };

@@ -1,7 +1,7 @@
-//! `shardgate health`: asks the proxy that runs on this machine with this configuration whether it is ready. For a container's
-//! health check, so that an image needs no other program.
+//! `shardgate health` and `shardgate stats`: questions to the proxy that runs on this machine with this configuration. For a container's
+//! health check and an operator's shell, so that an image needs no other program.
 //!
-//! It asks the page `/health` over loopback (or the one address that is bound) and judges nothing itself.
+//! They ask the pages `/health` and `/stats` over loopback (or the one address that is bound) and judge nothing themselves.
 
 #![forbid(unsafe_code)]
 
@@ -15,39 +15,62 @@ use super::config::{self, Config, Environment};
 
 /// A proxy that turns answers in milliseconds.
 const ANSWER_MAX: Duration = Duration::from_secs(4);
-/// The page is one short line.
-const ANSWER_BYTES_MAX: u64 = 4096;
+/// `/health` is one short line, `/stats` some 200 bytes a shard.
+const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
 /// Prints what the proxy answered. Exit status 0 when every shard has a session.
 pub fn ask(args: &Args, environment: &Environment) -> ExitCode {
-    let loaded = match config::load(args.config.as_deref(), environment) {
+    let loaded = match config::load_with(args.config.as_deref(), environment, &args.keys) {
         Ok(loaded) => loaded,
-        Err(refusal) => {
-            eprintln!("shardgate: {refusal}");
-            return ExitCode::FAILURE;
-        }
+        Err(refusal) => return fail(&refusal.to_string()),
     };
-    let address = address(&loaded.config);
-    match get_health(address) {
+    match get(address(&loaded.config), "/health") {
         Ok(answer) => {
             println!("{}", answer.text);
             if answer.is_ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
-        Err(error) => {
-            eprintln!("shardgate: no proxy answers on {address}: {error}");
-            ExitCode::FAILURE
-        }
+        Err(line) => fail(&line),
     }
+}
+
+/// Prints the totals, an object over several lines. Exit status 0 when every shard is in them.
+pub fn ask_stats(args: &Args, environment: &Environment) -> ExitCode {
+    let loaded = match config::load(args.config.as_deref(), environment) {
+        Ok(loaded) => loaded,
+        Err(refusal) => return fail(&refusal.to_string()),
+    };
+    // With `admin_bind` the totals are shown there alone.
+    let address = loaded.config.admin_bind.map_or_else(|| address(&loaded.config), reachable);
+    match get(address, "/stats") {
+        Ok(Answer { is_ok: true, text }) => match serde_json::from_str::<serde_json::Value>(&text) {
+            Ok(totals) => {
+                println!("{totals:#}");
+                if totals["complete"] == true { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            }
+            Err(error) => fail(&format!("what {address} answers are no totals: {error}")),
+        },
+        Ok(answer) => fail(&answer.text),
+        Err(line) => fail(&line),
+    }
+}
+
+fn fail(line: &str) -> ExitCode {
+    eprintln!("shardgate: {line}");
+    ExitCode::FAILURE
 }
 
 /// An unspecified address is listened on everywhere, so loopback reaches it.
 fn address(config: &Config) -> SocketAddr {
-    let host = match config.bind {
+    reachable(SocketAddr::new(config.bind, config.port))
+}
+
+fn reachable(bound: SocketAddr) -> SocketAddr {
+    let host = match bound.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
-        bound => bound,
+        ip => ip,
     };
-    SocketAddr::new(host, config.port)
+    SocketAddr::new(host, bound.port())
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -57,11 +80,16 @@ struct Answer {
     text: String,
 }
 
-fn get_health(address: SocketAddr) -> io::Result<Answer> {
+/// The error is a line for the operator.
+fn get(address: SocketAddr, path: &str) -> Result<Answer, String> {
+    try_get(address, path).map_err(|error| format!("no proxy answers on {address}: {error}"))
+}
+
+fn try_get(address: SocketAddr, path: &str) -> io::Result<Answer> {
     let mut socket = TcpStream::connect_timeout(&address, ANSWER_MAX)?;
     socket.set_read_timeout(Some(ANSWER_MAX))?;
     socket.set_write_timeout(Some(ANSWER_MAX))?;
-    socket.write_all(format!("GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    socket.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;
     let mut answer = Vec::new();
     socket.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
     read_answer(&answer).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "what answers is no shardgate"))

@@ -176,7 +176,7 @@ mod tests {
 
     fn budget_of(more: &str, memory: Option<Memory>) -> Result<Budget, String> {
         let json = format!(r#"{{"token":"invented","intents":513{more}}}"#);
-        let config = load(None, &Environment { config: Some(json), token: None }).unwrap().config;
+        let config = load(None, &Environment { config: Some(json), ..Environment::default() }).unwrap().config;
         let kernel = "6.1.0".into();
         let machine = Machine { ring: Ring::Works, kernel, cpus: vec![0], memlock: None, open_files: None, memory };
         budget(&config, &machine).map_err(|refusal| refusal.to_string())

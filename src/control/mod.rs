@@ -15,14 +15,17 @@ pub mod ledger;
 pub mod log;
 pub mod memory;
 pub mod metrics;
+pub mod notify;
 pub mod pages;
 pub mod presence;
 pub mod probe;
 pub mod resolve;
 pub mod rest;
+pub mod service;
 pub mod settings;
 pub mod signals;
 pub mod takeover;
+pub mod totals;
 
 use std::io;
 use std::net::SocketAddr;
@@ -40,10 +43,14 @@ use self::coordinator::{Coordinator, Core, CoreOf, End, Helpers, Opening};
 use self::keys::Refusal;
 use self::ledger::{KeptGateway, Ledger};
 use self::memory::{Budget, Watch};
+use self::notify::{Manager, Notifier};
 use self::pages::{Pages, Site};
 use self::probe::Machine;
 use self::resolve::Resolver;
 use self::rest::{Asking, Endpoint, GatewayBot};
+use self::service::Service;
+use self::signals::Wish;
+use self::totals::{Place, Writer};
 use crate::runtime::mesh::ToControl;
 use crate::runtime::settings::{Backend, RuntimeSettings};
 use crate::runtime::takeover::Inherited;
@@ -79,7 +86,7 @@ pub fn run<C: Core>(
     activated: Vec<OwnedFd>,
     start: impl FnOnce(RuntimeSettings, Vec<OwnedFd>, mpsc::Sender<ToControl>) -> io::Result<Cores<C>>,
 ) -> ExitCode {
-    let done = match config::load(args.config.as_deref(), environment) {
+    let done = match config::load_with(args.config.as_deref(), environment, &args.keys) {
         Ok(loaded) if args.check => check::page(&loaded, &Machine::probe()).map(|page| print!("{page}")),
         Ok(loaded) => serve(&loaded, args, activated, start),
         Err(refusal) => Err(refusal),
@@ -106,8 +113,22 @@ fn serve<C: Core>(
     tell(&loaded.notices);
 
     let (to_control, mail) = mpsc::channel();
-    let stop = to_control.clone();
-    signals::on_first(move || drop(stop.send(ToControl::Stop))).map_err(refuse("signals"))?;
+    let wishes = to_control.clone();
+    let on_signal = move |wish| {
+        let message = match wish {
+            Wish::Stop => ToControl::Stop,
+            Wish::Totals => ToControl::WriteTotals,
+        };
+        // The control thread has ended when nobody hears it.
+        let _ = wishes.send(message);
+    };
+    signals::on_each(on_signal).map_err(refuse("signals"))?;
+    let manager = Manager::of_process();
+    let notifier = Notifier::new(manager.socket.as_deref()).unwrap_or_else(|error| {
+        warn!("NOTIFY_SOCKET: the service manager is told nothing: {error}");
+        Notifier::default()
+    });
+    notifier.say("STATUS=Asks Discord for the gateway.");
 
     let machine = Machine::probe();
     let backend = choose_backend(config, &machine)?;
@@ -159,7 +180,11 @@ fn serve<C: Core>(
         let ours = Inherited { listeners: cores.listeners, are_managed };
         takeover::open_door(data_dir, &settings, cores.listen, ours, to_control);
     }
-    let (senders, askers) = (cores.senders.clone(), cores.senders.clone());
+    let (senders, askers, counted) = (cores.senders.clone(), cores.senders.clone(), cores.senders.clone());
+    let runtime_directory = std::env::var("RUNTIME_DIRECTORY").ok();
+    let place = Place::new(config.data_dir.as_deref(), runtime_directory.as_deref());
+    let held = settings.shards.clone();
+    let now = clock::now();
     let helpers = Helpers {
         resolver,
         pages: Pages::start(
@@ -169,9 +194,11 @@ fn serve<C: Core>(
         )
         .map_err(refuse("the pages' threads"))?,
         ask: Box::new(move || endpoint.ask_until_answered(rng())),
-        memory: Watch::new(memory.limit, clock::now(), heap::resident_bytes, heap::purge),
+        memory: Watch::new(memory.limit, now, heap::resident_bytes, heap::purge),
+        service: Service::new(notifier, manager.watchdog, held.len(), cores.senders.len(), now),
+        totals: Writer::new(place, held, settings.shard_count, move || coordinator::collect(&counted)),
     };
-    let mut coordinator = Coordinator::new(cores.senders, cores.core_of, helpers, opening, ledger, clock::now());
+    let mut coordinator = Coordinator::new(cores.senders, cores.core_of, helpers, opening, ledger, now);
     let end = coordinator.serve(&mail);
     let goes_offline = args.close_upstream_offline && end != End::TakenOver;
     let code = if goes_offline { CloseCode::NORMAL } else { CloseCode::RECONNECTING };
@@ -254,7 +281,9 @@ fn first_answer(
         }
         match mail.recv_timeout(FIRST_ANSWER_POLL) {
             Err(RecvTimeoutError::Timeout) => {}
-            // No core runs yet, so the only mail there can be is the signal.
+            // There is nothing to count yet.
+            Ok(ToControl::WriteTotals) => warn!("SIGUSR2: no shard is connected yet"),
+            // No core runs yet, so the only other mail there can be is the signal.
             Ok(_) | Err(RecvTimeoutError::Disconnected) => return Ok(None),
         }
     }

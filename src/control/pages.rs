@@ -17,6 +17,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::metrics::{self, IdentifyReport, ProcessReport};
+use super::totals;
 use crate::runtime::clock;
 use crate::runtime::mesh::{CoreReport, Door};
 use crate::shard::pressure::Pressure;
@@ -37,6 +38,8 @@ const SESSIONS: u32 = 1_000_000;
 
 /// What the paths of the cached state begin with.
 const CACHE: &str = "/cache/";
+/// The totals: the operator's, too.
+const STATS: &str = "/stats";
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -196,11 +199,11 @@ fn refuse(path: &str, door: Door, peer: Option<IpAddr>, site: &Site) -> Option<R
     match (door, path) {
         (Door::Admin, _) => None,
         (Door::Gateway, "/metrics") if site.has_admin_bind => Some(not_found()),
-        (Door::Gateway, path) if path.starts_with(CACHE) && (site.has_admin_bind || !is_local) => {
+        (Door::Gateway, path) if (path.starts_with(CACHE) || path == STATS) && (site.has_admin_bind || !is_local) => {
             let message = if site.has_admin_bind {
-                "The cached state is shown on the address of `admin_bind` alone"
+                "State and totals are shown on the address of `admin_bind` alone"
             } else {
-                "The cached state is shown to this machine alone; `admin_bind` gives it an address of its own"
+                "State and totals are shown to this machine alone; `admin_bind` gives them an address of their own"
             };
             Some(Response::json(403, &json!({ "message": message })))
         }
@@ -226,6 +229,7 @@ fn answer(
             let body = metrics::page(&collect().cores, process);
             Response { status: 200, content_type: metrics::CONTENT_TYPE, body: body.into_bytes() }
         }
+        (STATS, _) => Response::json(200, &totals::totals(&site.shards, site.shard_count, &collect())),
         ("/shard-count", _) => Response::text(200, site.shard_count.to_string()),
         ("/livez", _) => alive(&collect()),
         ("/readyz", _) => match unready(site, process, &collect()) {
@@ -452,6 +456,13 @@ mod tests {
     }
 
     #[test]
+    fn the_totals_are_a_page() {
+        let (status, body) = get("/stats", &[4, 2]);
+        let stats: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((status, &stats["complete"], &stats["missing"][0]["shard"]), (200, &json!(false), &json!(1)));
+    }
+
+    #[test]
     fn everything_else_is_not_found_in_discords_words() {
         for path in ["/", "/api/v10/users/@me", "/api/v8/gateway", "/metrics/", ""] {
             assert_eq!(get(path, &[]), (404, r#"{"code":0,"message":"404: Not Found"}"#.into()), "{path}");
@@ -506,11 +517,15 @@ mod tests {
             assert_eq!(status("/metrics", Door::Gateway, peer, false), None);
             assert_eq!(status("/metrics", Door::Gateway, peer, true), Some(404));
             assert_eq!(status("/cache/guild/1", Door::Gateway, peer, true), Some(403));
+            assert_eq!(status("/stats", Door::Gateway, peer, true), Some(403));
+            assert_eq!(status("/stats", Door::Admin, peer, true), None);
             assert_eq!(status("/cache/guild/1", Door::Admin, peer, true), None);
             assert_eq!(status("/metrics", Door::Admin, peer, true), None);
         }
         assert!(local.iter().all(|it| status("/cache/user/1", Door::Gateway, it, false).is_none()));
         assert!(remote.iter().all(|it| status("/cache/user/1", Door::Gateway, it, false) == Some(403)));
+        assert!(local.iter().all(|it| status("/stats", Door::Gateway, it, false).is_none()));
+        assert!(remote.iter().all(|it| status("/stats", Door::Gateway, it, false) == Some(403)));
         let refusal = refuse("/cache/user/1", Door::Gateway, None, &site()).unwrap();
         assert!(String::from_utf8(refusal.body).unwrap().contains("`admin_bind`"));
     }

@@ -81,7 +81,7 @@ mod tests {
 
     fn config(more: &str) -> Config {
         let json = format!(r#"{{"token":"invented","intents":513{more}}}"#);
-        load(None, &Environment { config: Some(json), token: None }).unwrap().config
+        load(None, &Environment { config: Some(json), ..Environment::default() }).unwrap().config
     }
 
     fn range(more: &str, recommended: u32) -> Result<(Range<u32>, u32), String> {

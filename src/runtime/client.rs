@@ -62,6 +62,8 @@ pub struct Client {
     pub conversation: Conversation,
     pub seated: Option<Seated>,
     pub blocked: Option<Blocked>,
+    /// Its snapshot goes on in one of the next turns.
+    pub in_line: bool,
     /// The earliest timer that is set for it.
     pub armed: Option<Instant>,
 }
@@ -88,6 +90,7 @@ impl Client {
             conversation: Conversation::new(now),
             seated: None,
             blocked: None,
+            in_line: false,
             armed: None,
         }
     }

@@ -9,6 +9,9 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use super::closes::Closes;
+use super::delays::Delays;
+use super::net::Traffic;
 use super::storage::mail::{Batch, StoreReport};
 use crate::shard::pressure::Pressure;
 use crate::shard::report::{ShardReport, Wanted};
@@ -33,6 +36,8 @@ pub enum ToCore {
     },
     /// Answer with a report of every shard of this core.
     Report(mpsc::Sender<CoreReport>),
+    /// Answer `ToControl::Turned`: this core goes round.
+    Turn,
     /// Answer with the stored JSON, or `None` when no shard of this core has such an object.
     Find {
         wanted: Wanted,
@@ -107,6 +112,10 @@ pub enum ToControl {
     IdentifyReturned { shard: ShardId },
     /// Resolve a host of Discord's.
     Resolve { shard: ShardId, host: String, port: u16 },
+    /// Answer to `ToCore::Turn`.
+    Turned { core: usize },
+    /// The shard has its session's stream, or has lost it.
+    ShardLive { shard: ShardId, is_live: bool },
     /// An HTTP request that is not a WebSocket upgrade; the socket is blocking and has a send timeout.
     Page { socket: TcpStream, request: PlainRequest, door: Door },
     /// The core has drained and its thread ends.
@@ -117,6 +126,8 @@ pub enum ToControl {
     CoreFailed { core: usize, error: String },
     /// SIGTERM or SIGINT.
     Stop,
+    /// SIGUSR2.
+    WriteTotals,
 }
 
 /// Sends mail to one core and wakes it.
@@ -166,6 +177,17 @@ impl TurnedAway {
     }
 }
 
+/// Connections closed, by code.
+#[derive(Clone, Debug, Default)]
+pub struct CloseReport {
+    /// By us, towards Discord.
+    pub to_discord: Closes,
+    /// By us, towards clients.
+    pub to_clients: Closes,
+    /// By clients.
+    pub by_clients: Closes,
+}
+
 /// What one core says of itself.
 #[derive(Debug, Default)]
 pub struct CoreReport {
@@ -179,6 +201,13 @@ pub struct CoreReport {
     pub log_dropped_early: u64,
     /// Upgrades answered 503 because memory was used up.
     pub upgrades_refused: u64,
+    /// CPU time of the core's thread.
+    pub busy: Duration,
+    pub traffic: Traffic,
+    pub delays: Delays,
+    pub closes: CloseReport,
+    /// On its way to the disk.
+    pub store_inflight_bytes: usize,
     pub shards: Vec<ShardReport>,
     /// Of the storage thread; the first core has it if there is one.
     pub store: Option<StoreReport>,

@@ -7,6 +7,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::record::Record;
+use super::report::Lag;
 use super::seat::{Phase, Pumped, Seat, SeatKey, Sought, View};
 use super::{Action, Shard};
 use crate::session::commands::Refused;
@@ -201,6 +202,11 @@ impl Shard {
         self.seat_at(key).map(|at| &self.seats[at]).is_some_and(|it| self.gates.is_open(it.gate) && it.has_more(&view))
     }
 
+    /// Whether READY or guilds are still to be written.
+    pub fn is_in_snapshot(&self, key: SeatKey) -> bool {
+        self.seat_at(key).is_some_and(|at| matches!(self.seats[at].phase, Phase::Snapshot(_)))
+    }
+
     /// Bytes of dispatches that the client has not been sent, as far as they are in memory.
     pub fn lag_bytes(&self, key: SeatKey) -> u64 {
         self.seat_at(key).map_or(0, |at| self.log.bytes_from(self.seats[at].cursor))
@@ -210,6 +216,15 @@ impl Shard {
     pub fn on_lagging(&mut self, now: Instant, key: SeatKey) {
         self.lagging_closes += 1;
         self.leave(now, key, false);
+    }
+
+    /// How far connected clients are behind. Who waits for READY has no cursor yet.
+    pub(super) fn lag(&self) -> Lag {
+        let mut lag = Lag::default();
+        for seat in self.seats.iter().filter(|it| it.connected && !matches!(it.phase, Phase::Waiting)) {
+            lag.add(self.log.head().saturating_sub(seat.cursor), self.log.bytes_from(seat.cursor));
+        }
+        lag
     }
 
     /// Session id and connectedness, for log lines.

@@ -444,6 +444,8 @@ impl Shard {
             log_bytes: self.log.bytes(),
             log_dispatches: self.log.head() - self.log.tail(),
             log_age: self.log.age(now),
+            lag: self.lag(),
+            guild_members: self.cache.guild_members(),
             resumes: self.resumes,
             resumes_refused: self.resumes_refused,
             lagging_closes: self.lagging_closes,
@@ -455,6 +457,7 @@ impl Shard {
             known_gaps: self.known_gaps,
             log_reads: self.log_reads,
             close_codes: counts.closes.clone(),
+            reconnects: counts.reconnects,
             commands_queued: self.commands.queued(),
             commands_refused: self.commands_refused,
         }

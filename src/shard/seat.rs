@@ -18,6 +18,11 @@ use crate::wire::encode::Encoder;
 /// it is disconnected with 4000; inside its snapshot it cannot resume, so it identifies anew.
 pub const RENDERED_BYTES_MAX: usize = 16 << 20;
 
+/// What is made room for before guilds are written: as much as was asked for, within reason, and most of a guild more, since the
+/// last one may overshoot. An allocation, not a limit.
+const SNAPSHOT_ROOM_MAX: usize = 256 << 10;
+const OVERSHOOT_USUAL: usize = 120 << 10;
+
 /// Names a session inside one shard; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SeatKey(pub u64);
@@ -350,8 +355,10 @@ impl Seat {
     }
 
     /// True when the snapshot is through.
+    ///
+    /// Guilds are put together where they are sent from. There is room for as much from the start: growing would copy all again.
     fn pump_snapshot(&mut self, cache: &Cache, encoder: &mut Encoder, out: &mut Vec<u8>, full: usize) -> bool {
-        let mut d = Vec::new();
+        let mut scratch = Vec::new();
         loop {
             let Phase::Snapshot(snapshot) = &mut self.phase else { return true };
             // Looked at before the room: a client that has it all may RESUME, even if it leaves now.
@@ -367,13 +374,22 @@ impl Seat {
                 snapshot.rendered_bytes -= d.len();
                 self.send_private(encoder, name, &d, out);
             } else if let Some(guild) = snapshot.guilds.pop_front() {
-                d.clear();
-                let form = cache.write_guild(guild, &mut d);
+                let form = cache.form(guild);
                 // A guild that goes is written down before it does, so that each one noted takes its number.
                 debug_assert!(form.is_some(), "guild {} left without notice", guild.0);
-                if let Some(form) = form {
-                    self.send_private(encoder, event_name(form), &d, out);
+                let Some(form) = form else { continue };
+                if form == GuildForm::Create && out.capacity() < full {
+                    out.reserve((full - out.len()).min(SNAPSHOT_ROOM_MAX) + OVERSHOOT_USUAL);
                 }
+                let sequence = self.next_sequence;
+                encoder.compose(&mut scratch, out, |out| {
+                    for part in private_head(event_name(form), itoa::Buffer::new().format(sequence)) {
+                        out.extend_from_slice(part);
+                    }
+                    cache.write_guild(guild, out);
+                    out.push(b'}');
+                });
+                self.next_sequence += 1;
             }
         }
     }
@@ -381,10 +397,15 @@ impl Seat {
     /// A dispatch that is not in the log: it takes a number like any other.
     fn send_private(&mut self, encoder: &mut Encoder, name: &str, d: &[u8], out: &mut Vec<u8>) {
         let mut digits = itoa::Buffer::new();
-        let sequence = digits.format(self.next_sequence).as_bytes();
-        encoder.write(&[br#"{"t":""#, name.as_bytes(), br#"","s":"#, sequence, br#","op":0,"d":"#, d, b"}"], out);
+        let [a, b, c, e, f] = private_head(name, digits.format(self.next_sequence));
+        encoder.write(&[a, b, c, e, f, d, b"}"], out);
         self.next_sequence += 1;
     }
+}
+
+/// A dispatch up to its `d`.
+fn private_head<'a>(name: &'a str, sequence: &'a str) -> [&'a [u8]; 5] {
+    [br#"{"t":""#, name.as_bytes(), br#"","s":"#, sequence.as_bytes(), br#","op":0,"d":"#]
 }
 
 fn event_name(form: GuildForm) -> &'static str {

@@ -3,9 +3,9 @@
 //! One [`Encoder`] lives as long as its connection, since each message builds on those before it. It knows neither
 //! sessions nor sequence numbers: it takes a payload in parts, and the parts are chosen by the caller.
 //!
-//! Cost per payload: one copy into `out` without compression; otherwise what the compressor takes, and a move of the
-//! compressed bytes if their length needed another header than was guessed. `out` alone grows; once it is as large as
-//! its largest batch, nothing is allocated.
+//! Cost per payload: one copy into `out` without compression, none if the caller composes it there; otherwise what the compressor
+//! takes, and a move of the compressed bytes if their length needed another header than was guessed. `out` alone grows; once it
+//! is as large as its largest batch, nothing is allocated.
 //!
 //! And when it is full? `out` is the caller's, and so is its limit: a payload is written whole or not asked for.
 
@@ -28,8 +28,10 @@ const ZSTD_LEVEL: i32 = 1;
 const ZSTD_WINDOW_LOG: u32 = 15;
 /// The least room given to the compressor. If zlib fills it to the last byte it repeats its flush marker, which is harmless.
 const STEP_BYTES_MIN: usize = 512;
-/// The guess at a compressed message's header: right from 126 bytes to 64 KiB.
-const HEADER_BYTES_GUESSED: usize = 4;
+/// A compressed message, and the guess at its header: right from 126 bytes to 64 KiB.
+const COMPRESSED_GUESS: (Opcode, usize) = (Opcode::Binary, 4);
+/// A payload that is composed where it goes: right from 64 KiB on. What is shorter is moved, which a copy would have cost anyway.
+const COMPOSED_GUESS: (Opcode, usize) = (Opcode::Text, 10);
 
 /// The compression context of one client's connection.
 pub struct Encoder {
@@ -75,24 +77,36 @@ impl Encoder {
                     out.extend_from_slice(part);
                 }
             }
-            Context::Zlib(context) => write_binary(out, |out| deflate_zlib(context, parts, out)),
-            Context::Zstd(context) => write_binary(out, |out| deflate_zstd(context, parts, payload_len, out)),
+            Context::Zlib(context) => write_guessed(out, COMPRESSED_GUESS, |out| deflate_zlib(context, parts, out)),
+            Context::Zstd(context) => {
+                write_guessed(out, COMPRESSED_GUESS, |out| deflate_zstd(context, parts, payload_len, out))
+            }
         }
+    }
+
+    /// The same for a long payload that `compose` appends to what it is given: to `out` itself without compression, else to `scratch`.
+    pub fn compose(&mut self, scratch: &mut Vec<u8>, out: &mut Vec<u8>, compose: impl FnOnce(&mut Vec<u8>)) {
+        if let Context::None = self.context {
+            return write_guessed(out, COMPOSED_GUESS, compose);
+        }
+        scratch.clear();
+        compose(scratch);
+        self.write(&[scratch], out);
     }
 }
 
 /// Appends a frame whose payload's length is known only when `write` has appended it.
-fn write_binary(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+fn write_guessed(out: &mut Vec<u8>, (opcode, guessed): (Opcode, usize), write: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
-    out.extend_from_slice(&[0; HEADER_BYTES_GUESSED]);
+    out.resize(start + guessed, 0);
     let payload_start = out.len();
     write(out);
     let payload_end = out.len();
-    let (header, header_len) = frame::header(Opcode::Binary, payload_end - payload_start, false);
-    if header_len > HEADER_BYTES_GUESSED {
-        out.resize(payload_end + header_len - HEADER_BYTES_GUESSED, 0);
+    let (header, header_len) = frame::header(opcode, payload_end - payload_start, false);
+    if header_len > guessed {
+        out.resize(payload_end + header_len - guessed, 0);
     }
-    if header_len != HEADER_BYTES_GUESSED {
+    if header_len != guessed {
         out.copy_within(payload_start..payload_end, start + header_len);
         out.truncate(start + header_len + payload_end - payload_start);
     }
@@ -196,6 +210,20 @@ mod tests {
         let mut out = b"before".to_vec();
         Encoder::new(Compression::None).write(&[b"{\"s\":", b"12", b"}"], &mut out);
         assert_eq!(out, b"before\x81\x08{\"s\":12}");
+    }
+
+    #[test]
+    fn a_composed_payload_is_what_would_have_been_written() {
+        for compression in [Compression::None, Compression::Zlib, Compression::Zstd] {
+            let (mut composing, mut writing) = (Encoder::new(compression), Encoder::new(compression));
+            let (mut composed, mut written, mut scratch) = (b"before".to_vec(), b"before".to_vec(), Vec::new());
+            for len in [1, 125, 126, 65_535, 65_536, 200_000] {
+                let payload = vec![b'x'; len];
+                composing.compose(&mut scratch, &mut composed, |out| out.extend_from_slice(&payload));
+                writing.write(&[&payload], &mut written);
+                assert!(composed == written, "{len} bytes, {compression:?}");
+            }
+        }
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The proxy under test: built, configured, started, ended and started again, and asked whether it is ready.
 
+use std::cell::Cell;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -45,6 +47,8 @@ pub struct Proxy {
     /// `ws://127.0.0.1:PORT`
     pub url: String,
     pub process: Process,
+    /// Of the process that runs now; also for who cannot have this value meanwhile.
+    pub pid: Rc<Cell<u32>>,
     pub log: PathBuf,
     binary: PathBuf,
     config: PathBuf,
@@ -94,7 +98,8 @@ impl Proxy {
         let log = dir.join(format!("{name}.log"));
         let cert = fake.address.cert.clone();
         let process = launch(binary, &config_path, cert.as_deref(), &log)?;
-        let mut proxy = Self { url, process, log, binary: binary.to_owned(), config: config_path, cert, port };
+        let pid = Rc::new(Cell::new(process.pid));
+        let mut proxy = Self { url, process, pid, log, binary: binary.to_owned(), config: config_path, cert, port };
         proxy.wait().await?;
         Ok(proxy)
     }
@@ -112,6 +117,7 @@ impl Proxy {
             }
         };
         self.process = launch(&self.binary, &self.config, self.cert.as_deref(), &self.log)?;
+        self.pid.set(self.process.pid);
         Ok(ended_well)
     }
 
@@ -174,13 +180,16 @@ pub fn base_config(fake: &Fake, port: u16, shards: u32, is_caching: bool) -> Val
 }
 
 fn config(options: &Options, fake: &Fake, port: u16) -> io::Result<Value> {
-    let mut config = base_config(fake, port, options.shards, true);
+    let mut config = base_config(fake, port, options.shards, options.is_caching);
     config["backend"] = options.backend.as_str().into();
     if let Some(cores) = options.cores {
         config["cores"] = cores.into();
     }
     if let Some(compression) = &options.upstream_compression {
         config["upstream_compression"] = compression.as_str().into();
+    }
+    if let Some(log_bytes) = options.log_bytes {
+        config["log_bytes"] = log_bytes.into();
     }
     if let Some(path) = &options.config {
         let more: serde_json::Map<String, Value> = serde_json::from_str(&std::fs::read_to_string(path)?)?;

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses its own part of it")]
 
+pub mod exposition;
 pub mod folder;
 pub mod judged;
 pub mod proxy;

@@ -76,6 +76,16 @@ impl Proxy {
 
     /// Starts it and waits for nothing.
     pub fn spawn(discord: &Address, arguments: &[&str], keys: Value) -> Self {
+        Self::spawn_in(discord, arguments, keys, Vec::new())
+    }
+
+    /// The same with more in its environment.
+    pub fn spawn_in(
+        discord: &Address,
+        arguments: &[&str],
+        keys: Value,
+        more_environment: Vec<(&'static str, String)>,
+    ) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let port = Port::reserve().unwrap();
         let url = format!("ws://127.0.0.1:{}", port.number);
@@ -92,7 +102,8 @@ impl Proxy {
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let name = format!("proxy-{}-{number}.log", std::process::id());
         let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        let mut environment = vec![("CONFIG", config.to_string())];
+        let mut environment = more_environment;
+        environment.push(("CONFIG", config.to_string()));
         if let Some(cert) = &discord.cert {
             environment.push(("SSL_CERT_FILE", cert.clone()));
         }
@@ -130,6 +141,31 @@ impl Proxy {
             self.check();
             sleep(POLL).await;
         }
+    }
+
+    /// Waits until its log holds this.
+    pub async fn logged(&mut self, text: &str) {
+        while !self.log().contains(text) {
+            self.check();
+            sleep(POLL).await;
+        }
+    }
+
+    /// What a subcommand says that is run with the same configuration: whether it succeeded, and what it printed.
+    pub fn ask(&self, arguments: &[&str]) -> (bool, String) {
+        let mut command = std::process::Command::new(binary());
+        command.args(arguments).envs(self.environment.iter().map(|(name, value)| (*name, value)));
+        let output = command.output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(text).unwrap())
+    }
+
+    /// `http://ADDRESS:PORT` of `admin_bind`, as the log says it.
+    pub fn admin(&self) -> String {
+        let log = self.log();
+        let line = log.lines().find(|it| it.contains("operator's pages")).unwrap_or_else(|| panic!("{log}"));
+        let digits = line.split("127.0.0.1:").nth(1).unwrap().chars().take_while(char::is_ascii_digit);
+        format!("http://127.0.0.1:{}", digits.collect::<String>())
     }
 
     /// Panics with the log when the process has ended.

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender};
 
 use super::*;
+use crate::control::notify::Notifier;
 use crate::control::pages::Site;
+use crate::control::totals::Place;
 use crate::runtime::mesh::{CoreReport, Door};
 use crate::shard::pressure::Pressure;
 use crate::wire::http::PlainRequest;
@@ -41,6 +43,8 @@ fn two_cores_with(remaining: u32, dir: Option<&Path>) -> (Coordinator<Told>, [Re
         pages: Pages::start(site, Reports::default, |_| Ok(None)).unwrap(),
         ask: Box::new(|| panic!("nobody asks Discord here")),
         memory: Watch::new(Some(1000), clock::now(), || Some(0), || {}),
+        service: Service::new(Notifier::default(), None, 4, 2, clock::now()),
+        totals: Writer::new(Place::new(None, None), 0..4, 4, Reports::default),
     };
     let core_of = Box::new(|shard: ShardId| shard.0 as usize % 2);
     let ledger = Ledger::new(dir, "http://127.0.0.1:9", "invented", 1);

@@ -75,7 +75,7 @@ fn the_back_off_grows_to_its_limit() {
 
 fn config(more: &str) -> Config {
     let json = format!(r#"{{"token":"Bot invented.token","intents":1,{more}}}"#);
-    config::load(None, &Environment { config: Some(json), token: None }).unwrap().config
+    config::load(None, &Environment { config: Some(json), ..Environment::default() }).unwrap().config
 }
 
 #[test]

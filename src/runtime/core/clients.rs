@@ -172,6 +172,7 @@ impl<N: Net> Core<N> {
                 }
                 Message::Pong(_) => conversation.on_control_frame(now, &self.shared.rules),
                 Message::Close { code, .. } => {
+                    self.closes.by_clients.add(code);
                     let ended = code.is_some_and(CloseCode::ends_session);
                     if let Some(seated) = client.seated.take() {
                         self.unseat(now, seated, ended);
@@ -246,6 +247,7 @@ impl<N: Net> Core<N> {
         reason: &str,
     ) -> Fate {
         debug!(code = code.0, reason, "client dismissed");
+        self.closes.to_clients.add(Some(code));
         if let Some(seated) = client.seated.take() {
             self.unseat(now, seated, false);
         }
@@ -256,6 +258,7 @@ impl<N: Net> Core<N> {
 
     pub(super) fn close_unseated(&mut self, token: Token, code: CloseCode, reason: &str) {
         if let Some(Conn::Client(_)) = self.conns.remove(token) {
+            self.closes.to_clients.add(Some(code));
             Client::say_goodbye(code, reason, self.net.queue(token));
             self.net.close(token, LINGER);
         }

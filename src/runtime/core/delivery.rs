@@ -1,8 +1,10 @@
 //! What clients are sent: the end of a turn, when whoever has something waiting is pumped, and what becomes of one that does not read.
 //!
-//! It does not know payloads; the shard writes them.
+//! It does not know payloads; the shard writes them. Snapshots are written a few clients a turn: what one turn writes, the kernel takes
+//! while it still lies in the processor's cache, and whoever has live events to get waits for a few guilds and not for hundreds.
 
 use std::cmp::Reverse;
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use tracing::warn;
@@ -19,7 +21,48 @@ pub const STALL_MAX: Duration = Duration::from_secs(10);
 /// While memory is short one of so many slow clients, at least one, is closed each second.
 const LAGGARDS_PART: usize = 8;
 
+/// Bytes of snapshots written in one turn, the last fill of an outbox more; the other clients come in the next turns, in their order.
+const SNAPSHOT_BYTES_PER_TURN: usize = 512 * 1024;
+
+/// Clients whose snapshot goes on in a turn to come, each once (`Client::in_line`), and what this turn has written of snapshots.
+#[derive(Default)]
+pub struct Snapshots {
+    waiting: VecDeque<Token>,
+    written: usize,
+}
+
+impl Snapshots {
+    pub fn begin_turn(&mut self) {
+        self.written = 0;
+    }
+
+    /// Whether the next turn must not sleep.
+    pub fn are_due(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+}
+
 impl<N: Net> Core<N> {
+    /// The outbox has run empty.
+    pub(super) fn on_drained(&mut self, now: Instant, token: Token, client: &mut Client) -> Fate {
+        client.blocked = None;
+        self.pump(now, token, client)
+    }
+
+    /// Those whose snapshot had to wait come first.
+    pub(super) fn pump_snapshots(&mut self, now: Instant) {
+        for _ in 0..self.snapshots.waiting.len() {
+            if self.snapshots.written >= SNAPSHOT_BYTES_PER_TURN {
+                return;
+            }
+            let Some(token) = self.snapshots.waiting.pop_front() else { return };
+            self.with_client(token, |core, client| {
+                client.in_line = false;
+                core.pump(now, token, client)
+            });
+        }
+    }
+
     pub(super) fn pump_dirty(&mut self, now: Instant) {
         if self.dirty.is_empty() {
             return;
@@ -46,12 +89,23 @@ impl<N: Net> Core<N> {
         if client.blocked.is_some() {
             return Fate::Stays;
         }
-        let room = OUTBOX_BYTES_MAX.saturating_sub(self.net.pending(token));
+        let pending = self.net.pending(token);
+        let room = OUTBOX_BYTES_MAX.saturating_sub(pending);
         if room == 0 {
             self.note_blocked(now, token, client);
             return Fate::Stays;
         }
+        let is_in_snapshot = self.group.shards[shard].is_in_snapshot(key);
+        if is_in_snapshot && self.snapshots.written >= SNAPSHOT_BYTES_PER_TURN {
+            if !std::mem::replace(&mut client.in_line, true) {
+                self.snapshots.waiting.push_back(token);
+            }
+            return Fate::Stays;
+        }
         let pumped = self.group.shards[shard].pump(key, &mut client.encoder, self.net.queue(token), room);
+        if is_in_snapshot {
+            self.snapshots.written += self.net.pending(token) - pending;
+        }
         if self.group.shards[shard].has_actions() && self.pumped.last() != Some(&shard) {
             self.pumped.push(shard);
         }
@@ -125,6 +179,7 @@ impl<N: Net> Core<N> {
         warn!(shard = self.shard_id(shard).0, lag_bytes, "{why}");
         self.places[shard].clients.retain(|it| it.0 != key);
         self.group.shards[shard].on_lagging(now, key);
+        self.closes.to_clients.add(Some(CloseCode::UNKNOWN_ERROR));
         Client::say_goodbye(CloseCode::UNKNOWN_ERROR, "Too slow.", self.net.queue(token));
         // It does not read: waiting for it to take the rest would only hold memory.
         self.net.close(token, Duration::ZERO);

@@ -82,6 +82,11 @@ impl Keeping {
         self.report.clone()
     }
 
+    /// Bytes on their way to the disk.
+    pub fn inflight_bytes(&self) -> usize {
+        self.inflight_bytes
+    }
+
     pub fn set_report(&mut self, report: StoreReport) {
         self.report = Some(report);
     }

@@ -25,8 +25,9 @@ use tracing::{info, warn};
 use super::client::{Client, Phase};
 use super::clock;
 use super::conns::{Conn, Conns};
+use super::delays::Delays;
 use super::link::{Link, Scratch};
-use super::mesh::{CoreReport, CoreSender, ToControl, ToCore, TurnedAway};
+use super::mesh::{CloseReport, CoreReport, CoreSender, ToControl, ToCore, TurnedAway};
 use super::net::{Event, Net, Token};
 use super::placement::Placement;
 use crate::session::client::Rules;
@@ -85,6 +86,7 @@ pub struct Core<N: Net> {
     dirty: Vec<usize>,
     /// Shards that want something since their clients were pumped.
     pumped: Vec<usize>,
+    snapshots: delivery::Snapshots,
     conns: Conns,
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
     mail: mpsc::Receiver<ToCore>,
@@ -96,6 +98,10 @@ pub struct Core<N: Net> {
     draining: Option<Draining>,
     /// Upgrades answered 503 because memory was used up.
     upgrades_refused: u64,
+    /// Payloads of Discord's in this turn, and how long those of all turns were with us.
+    payloads: u32,
+    delays: Delays,
+    closes: CloseReport,
     keeping: Keeping,
 }
 
@@ -130,6 +136,7 @@ impl<N: Net> Core<N> {
             places,
             dirty: Vec::new(),
             pumped: Vec::new(),
+            snapshots: delivery::Snapshots::default(),
             conns: Conns::default(),
             timers: BinaryHeap::new(),
             mail: parts.mail,
@@ -140,6 +147,9 @@ impl<N: Net> Core<N> {
             turned_away: TurnedAway::default(),
             draining: None,
             upgrades_refused: 0,
+            payloads: 0,
+            delays: Delays::default(),
+            closes: CloseReport::default(),
             keeping: parts.keeping,
         }
     }
@@ -152,15 +162,18 @@ impl<N: Net> Core<N> {
             self.on_shard_timeout(now, at);
         }
         loop {
-            let timeout = self.timers.peek().map(|Reverse((due, _))| due.saturating_duration_since(clock::now()));
-            self.net.turn(timeout)?;
+            let rest = self.timers.peek().map(|Reverse((due, _))| due.saturating_duration_since(clock::now()));
+            self.net.turn(if self.snapshots.are_due() { Some(Duration::ZERO) } else { rest })?;
             let now = clock::now();
+            self.snapshots.begin_turn();
+            self.pump_snapshots(now);
             while let Some(event) = self.net.next() {
                 self.on_event(now, event);
             }
             self.run_timers(now);
             self.pump_dirty(now);
             self.run_actions_of_pumping(now);
+            self.note_delay(now);
             self.keep(now);
             if let Some(Draining { until }) = self.draining
                 && (self.net.is_empty() || now >= until)
@@ -169,6 +182,14 @@ impl<N: Net> Core<N> {
                 let _ = self.control.send(ToControl::Drained { core: self.index });
                 return Ok(());
             }
+        }
+    }
+
+    /// Everything that this turn brought is in the outboxes now.
+    fn note_delay(&mut self, now: Instant) {
+        let payloads = std::mem::take(&mut self.payloads);
+        if payloads > 0 {
+            self.delays.add(clock::now().saturating_duration_since(now), payloads);
         }
     }
 
@@ -186,10 +207,7 @@ impl<N: Net> Core<N> {
                 }
                 None => {}
             },
-            Event::Drained(token) => self.with_client(token, |core, client| {
-                client.blocked = None;
-                core.pump(now, token, client)
-            }),
+            Event::Drained(token) => self.with_client(token, |core, client| core.on_drained(now, token, client)),
             Event::Closed(token, error) => self.on_socket_closed(now, token, error),
             Event::Released(token, socket, unsent) => self.on_released(token, socket, unsent),
             Event::Mail => {
@@ -247,12 +265,18 @@ impl<N: Net> Core<N> {
                     turned_away: self.turned_away,
                     log_dropped_early: self.group.dropped_early(),
                     upgrades_refused: self.upgrades_refused,
+                    busy: clock::thread_cpu(),
+                    traffic: self.net.traffic(),
+                    delays: self.delays.clone(),
+                    closes: self.closes.clone(),
+                    store_inflight_bytes: self.keeping.inflight_bytes(),
                     shards: self.group.shards.iter().map(|it| it.report(now)).collect(),
                     store: self.keeping.report(),
                 };
                 // Whoever asked may have given up waiting.
                 let _ = reply.send(report);
             }
+            ToCore::Turn => self.tell_control(ToControl::Turned { core: self.index }),
             ToCore::Find { wanted, reply } => {
                 let found = self.group.shards.iter().find_map(|it| it.find(wanted));
                 // As above.

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use super::delivery::STALL_MAX;
 use super::*;
 use crate::runtime::client::{OUTBOX_BYTES_MAX, Seated};
+use crate::runtime::net::Traffic;
 use crate::runtime::tls;
 use crate::session::client::ClientLimits;
 use crate::session::payload::{Identify, Token as BotToken};
@@ -91,6 +92,9 @@ impl Net for Stage {
     }
     fn next(&mut self) -> Option<Event> {
         self.events.pop_front()
+    }
+    fn traffic(&self) -> Traffic {
+        Traffic::default()
     }
     fn len(&self) -> usize {
         self.outboxes.len()

@@ -69,6 +69,7 @@ impl<N: Net> Core<N> {
                     self.with_link(now, at, |link, scratch, out| link.send(&payload, scratch, out))
                 }
                 Action::Close(code) => {
+                    self.closes.to_discord.add(Some(code));
                     self.with_link(now, at, |link, scratch, out| link.close(code, scratch, out));
                     self.drop_link(at, LINGER);
                 }
@@ -111,6 +112,10 @@ impl<N: Net> Core<N> {
             return;
         }
         let shard = self.shard_id(at).0;
+        let (is_live, was_live) = (status == Status::Active, told == Some(Status::Active));
+        if is_live != was_live {
+            self.tell_control(ToControl::ShardLive { shard: ShardId(shard), is_live });
+        }
         match status {
             Status::Active => info!(shard, "shard is live"),
             Status::Resuming if told == Some(Status::Active) => info!(shard, "shard resumes"),
@@ -215,16 +220,18 @@ impl<N: Net> Core<N> {
         let Some(token) = link.token else { return };
         let shard = &mut self.group.shards[at];
         let id = self.shared.placement.shard(self.index, at).0;
-        let mut closed = None;
+        let (mut closed, mut payloads) = (None, 0);
         let result = link.on_bytes(bytes, &mut self.scratch, self.net.queue(token), &mut |event| match event {
             LinkEvent::Open => shard.on_open(now),
             LinkEvent::Payload(payload) => {
+                payloads += 1;
                 if let Err(error) = shard.on_payload(now, payload) {
                     warn!(shard = id, len = payload.len(), "Discord sent a payload that is not JSON: {error}");
                 }
             }
             LinkEvent::Close(code) => closed = Some(code),
         });
+        self.payloads += payloads;
         if let Some(code) = closed {
             info!(shard = id, code = code.map_or(0, |it| it.0), "Discord closed the connection");
             // First of all: a failing answer would be taken for a lost connection, and that is resumed whatever the code said.
