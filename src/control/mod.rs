@@ -12,6 +12,7 @@ pub mod coordinator;
 pub mod health;
 pub mod keys;
 pub mod ledger;
+pub mod loads;
 pub mod log;
 pub mod memory;
 pub mod metrics;
@@ -25,6 +26,7 @@ pub mod service;
 pub mod settings;
 pub mod signals;
 pub mod takeover;
+pub mod topology;
 pub mod totals;
 
 use std::io;
@@ -142,6 +144,7 @@ fn serve<C: Core>(
     };
     let mut settings = fit(config, &first.bot, kept.as_ref().map(|it| it.shard_count), &machine, backend, &memory)?;
     settings.clients_max = machine.clients_max(settings.clients_max, settings.shards.len() as u32);
+    settings.loads = ledger.loads(settings.shard_count);
     let resolver = Resolver::start().map_err(refuse("the resolver's thread"))?;
     // All that can be made ready beside a running proxy is: from here on it drains, and its clients wait for this one. What it keeps in files, and the
     // operator's address, are its own until it has left.
@@ -181,6 +184,12 @@ fn serve<C: Core>(
         takeover::open_door(data_dir, &settings, cores.listen, ours, to_control);
     }
     let (senders, askers, counted) = (cores.senders.clone(), cores.senders.clone(), cores.senders.clone());
+    if config.data_dir.is_some() {
+        let measured = cores.senders.clone();
+        let collect = move || coordinator::collect(&measured);
+        loads::keep(self::ledger(config), settings.shard_count, settings.loads.clone(), collect)
+            .map_err(refuse("the thread that keeps the loads"))?;
+    }
     let runtime_directory = std::env::var("RUNTIME_DIRECTORY").ok();
     let place = Place::new(config.data_dir.as_deref(), runtime_directory.as_deref());
     let held = settings.shards.clone();
