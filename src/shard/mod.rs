@@ -458,6 +458,7 @@ impl Shard {
             latency: self.upstream.latency(),
             latencies: self.latencies.clone(),
             events: self.events.list(),
+            dispatched_bytes: self.log.appended(),
             cache: self.cache.counts(),
             cache_bytes: self.cache.bytes(),
             cache_errors: self.cache_errors,

@@ -64,7 +64,7 @@ struct Bench {
 fn begin(folder: &Folder, try_direct: bool) -> io::Result<Bench> {
     let (sender, mail) = mpsc::channel();
     let core = CoreSender::new(sender, Arc::new(sys::eventfd()?));
-    let storage = start(&folder.0, try_direct, settings(), vec![core], Placement::new(0..2, 1))?;
+    let storage = start(&folder.0, try_direct, settings(), vec![core], Placement::new(0..2, 1, |_| None))?;
     Ok(Bench { storage, mail })
 }
 
