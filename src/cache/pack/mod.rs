@@ -117,7 +117,7 @@ impl Shapes {
             shape,
             values,
         };
-        let is_clean = style == Style::Long || !text.iter().any(|&byte| is_reserved(byte));
+        let is_clean = style == Style::Long || !hole::has_reserved(text);
         if is_clean && encoder.run().is_some() {
             let decoder = Decoder { shapes, words, ids, key };
             decoder.object(&mut values.as_slice(), &mut write_slot, unpacked);
