@@ -115,9 +115,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
     let with_config = Args { config: args.config.clone(), keys: args.keys.clone(), ..Args::default() };
     match (question, args) {
         (Some(ask), args) if args == with_config => Ok(ask(args)),
-        (Some(_), _) => {
-            Err("health, stats: only --config and keys of the configuration may stand beside them".into())
-        }
+        (Some(_), _) => Err("health, stats: only --config and keys of the configuration may stand beside them".into()),
         (None, args) => Ok(Command::Run(args)),
     }
 }
