@@ -21,8 +21,8 @@ Usage: shardgate [OPTIONS]
 
 check explains the configuration: what is not the default and where it is from, what the machine lacks, what would be used. It opens no connection.
 health asks the proxy that runs here with this configuration whether every shard has a session; exit status 0 if so, else 1.
-help config lists the keys of the configuration.
 stats prints its totals of guilds, members, clients and events as JSON; exit status 0 if every shard is in them, else 1.
+help config lists the keys of the configuration.
 
 Options:
   --config PATH             Read the configuration from PATH; else from the environment variable CONFIG (a path, or
@@ -115,9 +115,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
     let with_config = Args { config: args.config.clone(), keys: args.keys.clone(), ..Args::default() };
     match (question, args) {
         (Some(ask), args) if args == with_config => Ok(ask(args)),
-        (Some(_), _) => {
-            Err("health, stats: only --config and keys of the configuration may stand beside them".into())
-        }
+        (Some(_), _) => Err("health, stats: only --config and keys of the configuration may stand beside them".into()),
         (None, args) => Ok(Command::Run(args)),
     }
 }

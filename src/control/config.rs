@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod document;
+mod ordinal;
 mod readers;
 pub mod sources;
 pub mod table;
@@ -58,6 +59,9 @@ pub struct Config {
     pub shard_start: Option<u32>,
     /// Exclusive.
     pub shard_end: Option<u32>,
+    /// The number of this process among those that share the shards.
+    pub ordinal: Option<u32>,
+    pub shards_per_process: Option<u32>,
     /// `d` of op 3, `{{shard}}` not replaced yet.
     pub presence: Option<String>,
     pub validate_token: bool,
@@ -100,6 +104,8 @@ impl Default for Config {
             shards: None,
             shard_start: None,
             shard_end: None,
+            ordinal: None,
+            shards_per_process: None,
             presence: None,
             validate_token: true,
             twilight_http_proxy: None,
@@ -178,6 +184,7 @@ fn join(values: &Values, config: &mut Config, notices: &mut Vec<Notice>) -> Resu
         return Err(values.told("intents", Refusal::new("intents", "nothing", wanted)));
     }
     check_shards(values, config)?;
+    ordinal::join(values, config)?;
     let (presence, warnings) = presence::presence(values.get("activity"), values.get("status"))
         .map_err(|refusal| values.told("activity", refusal))?;
     config.presence = presence;
