@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, warn};
 
+use super::certificates::Certificates;
 use super::ledger::{Budget, Ledger};
 use super::memory::Watch;
 use super::metrics::{IdentifyReport, ProcessReport};
 use super::pages::{Job, Pages, Reports};
+use super::reload::Changes;
 use super::resolve::Resolver;
 use super::rest::{Asking, GatewayBot, SessionStartLimit};
 use super::service::Service;
@@ -37,6 +39,8 @@ const HELD_BACK_TOLD_EVERY: Duration = Duration::from_secs(600);
 const ASKING_POLL: Duration = Duration::from_millis(100);
 /// The control thread looks at its clock at least this often, whatever it waits for.
 const IDLE_MAX: Duration = Duration::from_secs(60);
+/// How often the configuration's file is looked at; a change counts at the second look.
+const CONFIGURATION_LOOKED_AT_EVERY: Duration = Duration::from_secs(2);
 /// A core that has not reported by then counts as silent.
 const REPORT_MAX: Duration = Duration::from_secs(2);
 /// What the cores get to send what is buffered and to close; the rest up to `DRAIN_MAX` is for their threads to end.
@@ -67,6 +71,10 @@ pub struct Helpers {
     pub ask: Box<dyn FnMut() -> Asking>,
     /// Of the whole process.
     pub memory: Watch,
+    /// Reads the configuration again: if true is said, else if its file has changed.
+    pub reload: Box<dyn FnMut(bool) -> Option<Changes>>,
+    /// What clients are shown, where they speak TLS.
+    pub certificates: Option<Certificates>,
     pub service: Service,
     pub totals: Writer,
 }
@@ -112,6 +120,8 @@ pub struct Coordinator<C> {
     asked_at: Instant,
     /// Shards wait for the limit to reset: when the log is to say so again.
     told_again_at: Option<Instant>,
+    /// When the configuration's file is to be looked at.
+    look_at: Instant,
     stopping: bool,
     successor: Option<Box<Successor>>,
     started: Instant,
@@ -148,6 +158,7 @@ impl<C: Core> Coordinator<C> {
             asking: opening.asking,
             asked_at: now,
             told_again_at: None,
+            look_at: now + CONFIGURATION_LOOKED_AT_EVERY,
             stopping: false,
             successor: None,
             started: now,
@@ -188,8 +199,8 @@ impl<C: Core> Coordinator<C> {
             }
             ToControl::IdentifyReturned { shard } => self.identify.on_returned(shard, now),
             ToControl::Resolve { shard, host, port } => self.resolve(shard, host, port),
-            ToControl::Page { socket, request, door } => {
-                self.helpers.pages.serve(Job { socket, request, door, process: self.process_report(now) });
+            ToControl::Page { requester, request, door } => {
+                self.helpers.pages.serve(Job { requester, request, door, process: self.process_report(now) });
             }
             ToControl::Turned { core } => self.helpers.service.on_turned(core),
             ToControl::ShardLive { shard, is_live } => self.helpers.service.on_shard(shard, is_live, now),
@@ -203,6 +214,11 @@ impl<C: Core> Coordinator<C> {
             ToControl::TakenOver(successor) => {
                 self.successor = Some(successor);
                 return Some(End::TakenOver);
+            }
+            ToControl::Reload => {
+                self.helpers.service.on_reloading(clock::monotonic_us());
+                self.reload(true, now);
+                self.helpers.service.on_listening();
             }
             ToControl::Stop => {
                 info!("stopping on a signal; a second one ends at once");
@@ -234,6 +250,10 @@ impl<C: Core> Coordinator<C> {
         if now.saturating_duration_since(self.asked_at) >= LIMITS_ASKED_AT_LEAST {
             self.ask_limits(now);
         }
+        if now >= self.look_at {
+            self.look_at = now + CONFIGURATION_LOOKED_AT_EVERY;
+            self.reload(false, now);
+        }
         if self.helpers.service.on_timeout(now) {
             for core in &self.cores {
                 // A core that has ended does not answer, and is not fed for.
@@ -246,6 +266,24 @@ impl<C: Core> Coordinator<C> {
                 let _ = core.send(ToCore::Pressure(pressure));
             }
         }
+        if let Some(config) = self.helpers.certificates.as_mut().and_then(|it| it.on_timeout(now)) {
+            for core in &self.cores {
+                // A core that has ended takes no clients.
+                let _ = core.send(ToCore::ClientTls(config.clone()));
+            }
+        }
+    }
+
+    fn reload(&mut self, asked: bool, now: Instant) {
+        let Some(changes) = (self.helpers.reload)(asked) else { return };
+        self.identify.set_reserve(changes.reserve);
+        self.helpers.memory.set_limit(changes.memory_limit);
+        for core in &self.cores {
+            // A core that has ended needs no settings.
+            let _ = core.send(ToCore::Settings(Box::new(changes.live.clone())));
+        }
+        // With another reserve shards may have their turn at once.
+        self.watch_budget(now);
     }
 
     /// An IDENTIFY is sent at `at`, as the wall clock will say.
@@ -276,7 +314,11 @@ impl<C: Core> Coordinator<C> {
         let identify = self.identify.due().map(|due| due.max(now + Duration::from_millis(1)));
         let memory = Some(self.helpers.memory.due());
         let service = self.helpers.service.due();
-        [asking, identify, self.told_again_at, memory, service].into_iter().flatten().fold(now + IDLE_MAX, Instant::min)
+        let certificates = self.helpers.certificates.as_ref().map(Certificates::due);
+        [asking, identify, self.told_again_at, memory, service, certificates, Some(self.look_at)]
+            .into_iter()
+            .flatten()
+            .fold(now + IDLE_MAX, Instant::min)
     }
 
     /// Says while shards wait for the limit, and looks whether Discord has reset it meanwhile.

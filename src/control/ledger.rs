@@ -6,8 +6,9 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs;
-use std::io::{self, Read};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -231,7 +232,8 @@ fn read_file(path: &Path) -> io::Result<String> {
 /// Whole or not at all, also when the process is killed meanwhile.
 fn write_file(dir: &Path, name: &str, text: &str) -> io::Result<()> {
     let beside = dir.join(format!("{name}.new"));
-    fs::write(&beside, text)?;
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&beside)?;
+    file.write_all(text.as_bytes())?;
     fs::rename(&beside, dir.join(name))
 }
 

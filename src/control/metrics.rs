@@ -204,7 +204,7 @@ fn ours_by_process(page: &mut Page, cores: &[CoreReport], process: &ProcessRepor
         "shardgate_clients_turned_away_total",
         "counter",
         "Connections of clients closed by a limit: full (clients_max), silent (quietest of too many that had not identified), \
-         handshake (client_handshake_seconds), flood (client_payloads_per_minute), guesses (client_failed_resumes, wrong tokens).",
+         handshake (client_handshake_seconds), tls (a TLS handshake that failed), flood (client_payloads_per_minute), guesses (client_failed_resumes, wrong tokens).",
     );
     for core in cores {
         for (reason, count) in core.turned_away.by_reason() {

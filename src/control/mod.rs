@@ -3,12 +3,15 @@
 //!
 //! Nothing here runs on a core, and no event of Discord passes here.
 
+pub mod access;
 pub mod address;
 pub mod admin;
 pub mod args;
+pub mod certificates;
 pub mod check;
 pub mod config;
 pub mod coordinator;
+pub mod first_contact;
 pub mod health;
 pub mod keys;
 pub mod ledger;
@@ -19,6 +22,7 @@ pub mod notify;
 pub mod pages;
 pub mod presence;
 pub mod probe;
+pub mod reload;
 pub mod resolve;
 pub mod rest;
 pub mod service;
@@ -37,7 +41,9 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
+use self::access::Access;
 use self::args::Args;
+use self::certificates::Certificates;
 use self::config::{Config, Environment, Loaded, Notice, SHARDS_MAX};
 use self::coordinator::{Coordinator, Core, CoreOf, End, Helpers, Opening};
 use self::keys::Refusal;
@@ -46,6 +52,7 @@ use self::memory::{Budget, Watch};
 use self::notify::{Manager, Notifier};
 use self::pages::{Pages, Site};
 use self::probe::Machine;
+use self::reload::Reloader;
 use self::resolve::Resolver;
 use self::rest::{Asking, Endpoint, GatewayBot};
 use self::service::Service;
@@ -55,7 +62,6 @@ use crate::runtime::mesh::ToControl;
 use crate::runtime::settings::{Backend, RuntimeSettings};
 use crate::runtime::takeover::Inherited;
 use crate::runtime::{clock, heap};
-use crate::session::identify::Reserve;
 use crate::wire::CloseCode;
 
 /// With an answer of Discord's from before the restart at hand, the new one is waited for no longer than this: clients' sessions
@@ -88,7 +94,7 @@ pub fn run<C: Core>(
 ) -> ExitCode {
     let done = match config::load_with(args.config.as_deref(), environment, &args.keys) {
         Ok(loaded) if args.check => check::page(&loaded, &Machine::probe()).map(|page| print!("{page}")),
-        Ok(loaded) => serve(&loaded, args, activated, start),
+        Ok(loaded) => serve(&loaded, args, environment, activated, start),
         Err(refusal) => Err(refusal),
     };
     match done {
@@ -103,12 +109,13 @@ pub fn run<C: Core>(
 fn serve<C: Core>(
     loaded: &Loaded,
     args: &Args,
+    environment: &Environment,
     activated: Vec<OwnedFd>,
     start: impl FnOnce(RuntimeSettings, Vec<OwnedFd>, mpsc::Sender<ToControl>) -> io::Result<Cores<C>>,
 ) -> Result<(), Refusal> {
     let config = &loaded.config;
     takeover::check(args, config)?;
-    let _log = log::start(config.log_level).map_err(refuse("the log"))?;
+    let log = log::start(config.log_level, config.log_format).map_err(refuse("the log"))?;
     info!(version = env!("CARGO_PKG_VERSION"), configuration = loaded.source, "starting");
     tell(&loaded.notices);
 
@@ -118,6 +125,7 @@ fn serve<C: Core>(
         let message = match wish {
             Wish::Stop => ToControl::Stop,
             Wish::Totals => ToControl::WriteTotals,
+            Wish::Reload => ToControl::Reload,
         };
         // The control thread has ended when nobody hears it.
         let _ = wishes.send(message);
@@ -133,7 +141,9 @@ fn serve<C: Core>(
     let machine = Machine::probe();
     let backend = choose_backend(config, &machine)?;
     let memory = memory::budget(config, &machine)?;
-    let endpoint = Endpoint::new(config);
+    let endpoint = Endpoint::new(config)?;
+    let watched = config.tls.clone().map(|it| Certificates::start(it, clock::now())).transpose()?;
+    let (certificates, client_tls) = watched.unzip();
     let mut ledger = ledger(config);
     let kept = ledger.gateway(clock::since_epoch());
     let Some(first) = first_answer(&endpoint, &mail, kept.as_ref())? else {
@@ -142,6 +152,9 @@ fn serve<C: Core>(
     };
     let mut settings = fit(config, &first.bot, kept.as_ref().map(|it| it.shard_count), &machine, backend, &memory)?;
     settings.clients_max = machine.clients_max(settings.clients_max, settings.shards.len() as u32);
+    settings.client_tls = client_tls;
+    let held = settings.shards.len() as u32;
+    let mut reloader = Reloader::new(args, environment, loaded, machine, held, log.level());
     let resolver = Resolver::start().map_err(refuse("the resolver's thread"))?;
     // All that can be made ready beside a running proxy is: from here on it drains, and its clients wait for this one. What it keeps in files, and the
     // operator's address, are its own until it has left.
@@ -155,7 +168,7 @@ fn serve<C: Core>(
             _ => first.bot.session_start_limit,
         },
         identified: budget.map(|it| it.identified).unwrap_or_default(),
-        reserve: config.identify_reserve.map_or(Reserve::ByShards(settings.shards.len() as u32), Reserve::Of),
+        reserve: settings::reserve(config, held),
         gateway_url: settings.gateway_url.clone(),
         shard_count: settings.shard_count,
         asking: first.asking,
@@ -167,15 +180,16 @@ fn serve<C: Core>(
         externally_accessible_url: settings.externally_accessible_url.clone(),
         shards: settings.shards.clone(),
         shard_count: settings.shard_count,
-        has_admin_bind: config.admin_bind.is_some(),
+        access: Access { has_admin_bind: config.admin_bind.is_some(), admin_key: config.admin_key.clone() },
     };
     // Before the cores start: an address that cannot be had is the operator's mistake, and costs no IDENTIFY.
     if let Some(address) = config.admin_bind {
         let patience = if args.takeover { ADMIN_BIND_PATIENCE } else { Duration::ZERO };
         admin::start(address, patience, to_control.clone())
-            .map_err(|error| Refusal::of(format!("admin_bind {address}: {error}")))?;
+            .map_err(|error| first_contact::not_bound("admin_bind", address, &error))?;
     }
-    let cores = start(settings.clone(), listeners, to_control.clone()).map_err(refuse("the cores do not start"))?;
+    let cores = start(settings.clone(), listeners, to_control.clone())
+        .map_err(|error| first_contact::start_refused(settings.listen, &error))?;
     if let Some(data_dir) = &config.data_dir {
         let ours = Inherited { listeners: cores.listeners, are_managed };
         takeover::open_door(data_dir, &settings, cores.listen, ours, to_control);
@@ -194,9 +208,11 @@ fn serve<C: Core>(
         )
         .map_err(refuse("the pages' threads"))?,
         ask: Box::new(move || endpoint.ask_until_answered(rng())),
+        certificates,
         memory: Watch::new(memory.limit, now, heap::resident_bytes, heap::purge),
         service: Service::new(notifier, manager.watchdog, held.len(), cores.senders.len(), now),
         totals: Writer::new(place, held, settings.shard_count, move || coordinator::collect(&counted)),
+        reload: Box::new(move |asked| reloader.reload(asked)),
     };
     let mut coordinator = Coordinator::new(cores.senders, cores.core_of, helpers, opening, ledger, now);
     let end = coordinator.serve(&mail);
@@ -281,9 +297,12 @@ fn first_answer(
         }
         match mail.recv_timeout(FIRST_ANSWER_POLL) {
             Err(RecvTimeoutError::Timeout) => {}
+            Ok(ToControl::Reload) => {
+                info!("SIGHUP: the configuration was read a moment ago; once shards connect it is read again");
+            }
             // There is nothing to count yet.
             Ok(ToControl::WriteTotals) => warn!("SIGUSR2: no shard is connected yet"),
-            // No core runs yet, so the only other mail there can be is the signal.
+            // No core runs yet, so the only other mail there can be is the signal to stop.
             Ok(_) | Err(RecvTimeoutError::Disconnected) => return Ok(None),
         }
     }

@@ -128,6 +128,11 @@ impl Machine {
         }
     }
 
+    /// One line: whether the ring works, or why not and what helps.
+    pub fn ring_text(&self) -> String {
+        self.ring.remedy(&self.kernel)
+    }
+
     /// The CPUs to pin to. All of them, but no more than there are shards, when nothing is configured.
     pub fn cores(&self, wanted: &CoresWanted, shards: u32) -> Result<Vec<usize>, Refusal> {
         // Without a list from the kernel there is still one CPU, the one this runs on; pinning to it may fail and is then skipped.

@@ -8,7 +8,8 @@ use std::ops::Range;
 use super::config::{Config, SHARDS_MAX};
 use super::keys::Refusal;
 use super::rest::GatewayBot;
-use crate::runtime::settings::{Backend, RuntimeSettings, StorageSettings};
+use crate::runtime::settings::{Backend, LiveSettings, RuntimeSettings, StorageSettings};
+use crate::session::identify::Reserve;
 
 /// Everything the runtime needs, but the cores' CPUs.
 pub fn settings(
@@ -30,6 +31,9 @@ pub fn settings(
         presence: config.presence.clone(),
         gateway_url: bot.url.clone(),
         upstream_compression: config.upstream_compression,
+        egress: config.egress_proxy.clone(),
+        // The files are read by who watches them.
+        client_tls: None,
         externally_accessible_url: config.externally_accessible_url.clone(),
         validate_token: config.validate_token,
         allow_compression: config.allow_compression,
@@ -43,6 +47,24 @@ pub fn settings(
             disk_bytes: config.disk_bytes,
             api_url: config.api_url.clone(),
         }),
+    }
+}
+
+/// How many IDENTIFYs are never spent, with so many shards held.
+pub fn reserve(config: &Config, held: u32) -> Reserve {
+    config.identify_reserve.map_or(Reserve::ByShards(held), Reserve::Of)
+}
+
+/// What running cores are told after a reload; `clients_max` after the machine was measured against it.
+pub fn live(config: &Config, log_bytes: usize, clients_max: usize) -> LiveSettings {
+    LiveSettings {
+        presence: config.presence.clone(),
+        validate_token: config.validate_token,
+        allow_compression: config.allow_compression,
+        client_limits: config.client_limits,
+        clients_max,
+        log_bytes,
+        log_keep: config.log_keep,
     }
 }
 

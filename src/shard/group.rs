@@ -33,6 +33,13 @@ impl Group {
         Self { shards, budget, pressure: Pressure::None, dropped_early: 0 }
     }
 
+    /// The operator has another budget from now on.
+    pub fn set_budget(&mut self, now: Instant, budget: LogBudget) {
+        self.budget = budget;
+        self.trim_by_age(now);
+        self.trim_to_budget();
+    }
+
     /// Segments that had to go before `keep` was over.
     pub fn dropped_early(&self) -> u64 {
         self.dropped_early

@@ -187,6 +187,11 @@ impl Shard {
         }
     }
 
+    /// What the operator should know and do about a code that stopped this shard.
+    pub fn remedy(&self, code: CloseCode) -> String {
+        self.upstream.remedy(code)
+    }
+
     pub fn status(&self) -> Status {
         self.upstream.status()
     }

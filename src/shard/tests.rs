@@ -597,3 +597,33 @@ fn logs_shrink_while_memory_is_short_and_grow_again_after() {
     group.set_pressure(now, Pressure::None);
     assert!(fill(&mut group) > bytes / 2);
 }
+
+/// The payloads with op 3 that the shard wants sent now.
+fn presences(shard: &mut Shard, now: Instant) -> Vec<String> {
+    let sent = actions(shard, now).into_iter().filter_map(|action| match action {
+        Action::Send(payload) => String::from_utf8(payload).ok(),
+        _ => None,
+    });
+    sent.filter(|payload| payload.contains(r#""op":3"#)).collect()
+}
+
+#[test]
+fn a_presence_of_the_operators_is_sent_when_it_changes_and_as_often_as_discord_takes_it() {
+    let now = start();
+    let mut shard = live(now, &[]);
+    let idle = |n: usize| Some(format!(r#"{{"status":"idle","n":{n}}}"#));
+    shard.set_presence(now, idle(0));
+    assert_eq!(presences(&mut shard, now).len(), 1);
+    shard.set_presence(now, idle(0));
+    assert_eq!(presences(&mut shard, now), Vec::<String>::new());
+    for n in 1..20 {
+        shard.set_presence(now, idle(n));
+        presences(&mut shard, now);
+    }
+    // Five in 20 s; of those that had to wait the last one counts.
+    assert!(shard.due().is_some());
+    let later = presences(&mut shard, now + secs(21));
+    assert!(later.len() == 1 && later[0].contains(r#""n":19"#), "{later:?}");
+    shard.set_presence(now + secs(42), None);
+    assert!(presences(&mut shard, now + secs(42))[0].contains(r#""status":"online""#));
+}

@@ -21,7 +21,11 @@ pub fn ordinal(found: &Found<'_>) -> Result<u32, Refusal> {
 
 /// Sets the range. All processes must agree on the number of shards, so it cannot be Discord's recommendation, which changes.
 pub fn join(values: &Values, config: &mut Config) -> Result<(), Refusal> {
-    let refuse = |key: &str, found: &str, wanted: &str| Err(values.told(key, Refusal::new(key, found, wanted)));
+    let refuse = |key: &str, found: &str, wanted: &str| {
+        // A variable or a flag is named as it was given.
+        let name = values.get(key).map_or(key.to_owned(), |found| found.key().to_owned());
+        Err(values.told(key, Refusal::new(&name, found, wanted)))
+    };
     let (ordinal, each) = match (config.ordinal, config.shards_per_process) {
         (None, None) => return Ok(()),
         (Some(ordinal), Some(each)) => (ordinal, each),
@@ -78,6 +82,13 @@ mod tests {
     fn a_process_too_many_is_told_so() {
         let line = range(r#","shards":7,"shards_per_process":3,"ordinal":"p-3""#, &[]).unwrap_err();
         assert_eq!(line, "CONFIG: ordinal: found 3, wanted at most 2: that process holds the last of 7 shards");
+    }
+
+    #[test]
+    fn a_variable_is_named_as_it_was_given() {
+        let variables = [("SHARDGATE_ORDINAL", "p-3")];
+        let line = range(r#","shards":3,"shards_per_process":1"#, &variables).unwrap_err();
+        assert!(line.starts_with("SHARDGATE_ORDINAL: found 3, wanted at most 2"), "{line}");
     }
 
     #[test]

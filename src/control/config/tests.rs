@@ -176,7 +176,10 @@ fn each_key_refuses_what_is_not_of_its_type_or_range() {
         (r#""cores":[1,1]"#, "cores: found a list, wanted a number of cores"),
         (r#""backend":"uring""#, "backend: found \"uring\", wanted one of \"auto\", \"io_uring\", \"epoll\""),
         (r#""upstream_compression":"gzip""#, "upstream_compression: found \"gzip\", wanted one of"),
-        (r#""data_dir":"does/not/exist""#, "data_dir: found \"does/not/exist\", wanted a writable directory"),
+        (
+            r#""data_dir":"does/not/exist""#,
+            "data_dir: found \"does/not/exist\", wanted a directory that exists and can be written",
+        ),
         (r#""disk_bytes":1000"#, "disk_bytes: found 1000, wanted an integer from 268435456"),
         (r#""log_bytes":1000"#, "log_bytes: found 1000, wanted an integer from 1048576"),
         (r#""log_seconds":0"#, "log_seconds: found 0, wanted an integer from 1"),
@@ -193,6 +196,9 @@ fn intents_are_required() {
     assert!(line.starts_with("intents: found nothing, wanted an integer"), "{line}");
     let line = read(&format!(r#"{{"token":"{TOKEN}","intents":"all"}}"#)).unwrap_err().to_string();
     assert!(line.starts_with("intents: found \"all\", wanted an integer"), "{line}");
+    let line = read(&format!(r#"{{"token":"{TOKEN}","intent":513}}"#)).unwrap_err().to_string();
+    let hint = "(unknown key `intent` is ignored; the nearest known key is `intents`)";
+    assert!(line.starts_with("intents: found nothing") && line.ends_with(hint), "{line}");
 }
 
 #[test]
@@ -268,13 +274,47 @@ fn the_default_url_follows_the_port() {
 }
 
 #[test]
-fn an_egress_proxy_is_refused_and_its_password_not_shown() {
-    let line = refusal_with(r#""egress_proxy":"http://user:hush@proxy:3128""#);
-    assert_eq!(
-        line,
-        "egress_proxy: found a string, wanted no such key: this version connects to Discord directly only"
+fn an_egress_proxy_is_read_and_its_password_not_shown() {
+    let config = config_with(r#""egress_proxy":"http://user:hush@proxy:3128""#);
+    assert_eq!(config.egress_proxy.as_ref().unwrap().to_string(), "http://proxy:3128");
+    assert!(!format!("{config:?}").contains("hush"));
+    let line = refusal_with(r#""egress_proxy":"http://user:hush@proxy""#);
+    assert!(
+        line.starts_with("egress_proxy: found a string, wanted \"http://") && line.ends_with("no port from 1 to 65535")
     );
-    assert!(read_with(r#""egress_proxy":null"#).is_ok());
+    assert!(config_with(r#""egress_proxy":null"#).egress_proxy.is_none());
+}
+
+#[test]
+fn a_certificate_and_its_key_go_together_and_change_the_default_url() {
+    let config = config_with(r#""tls_cert":"c.pem","tls_key":"k.pem","port":8000"#);
+    assert_eq!(config.externally_accessible_url, "wss://localhost:8000");
+    let files = config.tls.unwrap();
+    assert_eq!((files.cert, files.key, files.client_ca), ("c.pem".into(), "k.pem".into(), None));
+    assert!(refusal_with(r#""tls_cert":"c.pem""#).starts_with("tls_key: found nothing, wanted "));
+    assert!(refusal_with(r#""tls_key":"k.pem""#).starts_with("tls_cert: found nothing, wanted "));
+    assert!(refusal_with(r#""tls_client_ca":"ca.pem""#).starts_with("tls_cert: found nothing, wanted "));
+}
+
+#[test]
+fn an_admin_key_is_long_enough_and_not_shown() {
+    assert!(config_with(r#""admin_key":"hush-hush-hush-hush""#).admin_key.is_some());
+    let line = refusal_with(r#""admin_key":"hush""#);
+    assert_eq!(line, "admin_key: found a string, wanted a key of at least 16 printable characters without white space");
+}
+
+#[test]
+fn a_data_directory_that_anybody_may_write_to_is_accepted_with_a_warning() {
+    use std::os::unix::fs::PermissionsExt;
+    let path = std::env::temp_dir().join(format!("shardgate-open-{}", std::process::id()));
+    std::fs::create_dir_all(&path).unwrap();
+    for (mode, warned) in [(0o700, false), (0o755, false), (0o777, true)] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let (_, notices) = read_with(&format!(r#""data_dir":"{}""#, path.display())).unwrap();
+        let is_warned = matches!(&notices[..], [Notice::Warning(line)] if line.contains("chmod 700"));
+        assert_eq!((is_warned, notices.is_empty()), (warned, !warned), "{mode:o}");
+    }
+    std::fs::remove_dir(path).unwrap();
 }
 
 #[test]
@@ -398,6 +438,8 @@ fn an_unknown_variable_is_a_warning_and_what_kubernetes_sets_is_none() {
         ("SHARDGATE_PORT_7878_TCP", "tcp://10.0.0.1:7878"),
         ("SHARDGATE_SERVICE_HOST", "10.0.0.1"),
         ("SHARDGATE_SERVICE_PORT", "7878"),
+        ("SHARDGATE_PODS_SERVICE_PORT_HTTP", "7878"),
+        ("SHARDGATE_PODS_PORT", "tcp://10.0.0.2:7878"),
     ];
     let loaded = load(None, &variables(&link)).unwrap();
     assert_eq!(loaded.config.port, 7878);
@@ -449,6 +491,9 @@ fn the_token_may_stand_in_a_file() {
         assert!(line.starts_with(&format!("token_file: {path}: found {found}, wanted ")), "{line}");
         assert!(!line.contains("hush"));
     }
+    let token = format!("{TOKEN}{TOKEN}").replacen('.', "", 2);
+    let line = read(&format!(r#"{{"intents":1,"token_file":"{token}"}}"#)).unwrap_err().to_string();
+    assert_eq!(line, "token_file: found what looks like a token, wanted the path of a file with the token");
     let line = read(r#"{"intents":1,"token_file":"not/there"}"#).unwrap_err().to_string();
     assert!(line.starts_with("token_file: not/there: found No such file"), "{line}");
 }

@@ -3,11 +3,12 @@
 //! A turn: enter the kernel once, hand what arrived to the state machines, do what they ask, pump clients whose shard has
 //! something new, sleep. It decides nothing about sessions; it owns tokens, timers and buffers. This file is the loop, the timers and
 //! the end; `upstream` is Discord's side, `clients` their connections, `seating` how they come to a session, `delivery` what they are sent,
-//! `keeping` what is stored.
+//! `keeping` what is stored, `live` what a reload changes.
 
 mod clients;
 mod delivery;
 mod keeping;
+mod live;
 mod seating;
 mod upstream;
 
@@ -19,10 +20,11 @@ use std::io;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use rustls::ClientConfig;
+use rustls::{ClientConfig, ServerConfig};
 use tracing::{info, warn};
 
 use super::client::{Client, Phase};
+use super::client_tls::Failures;
 use super::clock;
 use super::conns::{Conn, Conns};
 use super::delays::Delays;
@@ -34,6 +36,7 @@ use crate::session::client::Rules;
 use crate::session::upstream::Status;
 use crate::shard::group::Group;
 use crate::shard::seat::SeatKey;
+use crate::wire::egress::EgressProxy;
 use crate::wire::{CloseCode, Compression};
 
 /// How often blocked clients are looked at and logs are trimmed by age.
@@ -41,7 +44,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// After our close frame the other side has this long to read what was sent.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// What all cores share and never change.
+/// What all cores begin with. A core that is told of other settings makes itself another (`live`).
+#[derive(Clone)]
 pub struct Shared {
     pub rules: Rules,
     pub placement: Placement,
@@ -50,6 +54,8 @@ pub struct Shared {
     /// Sockets of clients on one core.
     pub clients_max: usize,
     pub tls: Arc<ClientConfig>,
+    /// Every connection to Discord goes through it.
+    pub egress: Option<Arc<EgressProxy>>,
     pub backend: &'static str,
 }
 
@@ -103,6 +109,11 @@ pub struct Core<N: Net> {
     delays: Delays,
     closes: CloseReport,
     keeping: Keeping,
+    /// What a client that connects now is shown; `None`: no TLS.
+    client_tls: Option<Arc<ServerConfig>>,
+    tls_failures: Failures,
+    /// What a client's TLS decrypts to, all clients in turn.
+    client_plain: Vec<u8>,
 }
 
 /// Whether a client's connection goes on.
@@ -122,6 +133,7 @@ pub struct Parts<N: Net> {
     pub control: mpsc::Sender<ToControl>,
     pub peers: Vec<CoreSender>,
     pub keeping: Keeping,
+    pub client_tls: Option<Arc<ServerConfig>>,
     pub seed: u64,
 }
 
@@ -151,6 +163,9 @@ impl<N: Net> Core<N> {
             delays: Delays::default(),
             closes: CloseReport::default(),
             keeping: parts.keeping,
+            client_tls: parts.client_tls,
+            tls_failures: Failures::default(),
+            client_plain: Vec::new(),
         }
     }
 
@@ -226,17 +241,17 @@ impl<N: Net> Core<N> {
                 link.token = None;
                 let reason = error.map_or_else(|| "end of stream".to_owned(), |it| it.to_string());
                 if link.is_connecting() {
-                    warn!(shard, host = link.url.host, "cannot connect: {reason}");
+                    warn!(shard, host = link.peer().0, cause = reason, "cannot connect");
                     self.connect_next(now, at);
                 } else {
-                    info!(shard, "the connection to Discord ended: {reason}");
+                    info!(shard, cause = reason, "the connection to Discord ended");
                     self.lose_link(now, at, None);
                 }
                 self.run_actions(now, at);
             }
             Some(Conn::Client(client)) => {
                 if let Some(seated) = client.seated {
-                    self.unseat(now, seated, false);
+                    self.unseat(now, seated, client.peer, false);
                 }
             }
             None => {}
@@ -290,6 +305,7 @@ impl<N: Net> Core<N> {
                 }
                 self.drain(now, upstream_close, within);
             }
+            ToCore::Settings(live) => self.on_settings(now, &live),
             ToCore::Pressure(pressure) => {
                 self.group.set_pressure(now, pressure);
                 // Those that were held back may have their READY now.
@@ -297,6 +313,7 @@ impl<N: Net> Core<N> {
                     self.mark_dirty(at);
                 }
             }
+            ToCore::ClientTls(config) => self.client_tls = Some(config),
             ToCore::StoreWritten(batch) => self.on_store_written(now, batch),
             ToCore::StoreSegment { shard, index, segment } => {
                 if let Some(at) = self.place_of(shard) {
@@ -400,7 +417,7 @@ impl<N: Net> Core<N> {
                     return Fate::Gone;
                 }
                 match client.phase {
-                    Phase::Http(_) => core.turn_away(token),
+                    Phase::Http(_) => core.turn_away(token, client),
                     Phase::Open => core.dismiss(now, token, client, CloseCode::UNKNOWN_ERROR, "The proxy restarts."),
                     _ => {
                         core.net.close(token, Duration::ZERO);
