@@ -112,18 +112,19 @@ impl Proxy {
         if let Some(cert) = &discord.cert {
             environment.push(("SSL_CERT_FILE", cert.clone()));
         }
-        Self::launched(url, arguments, environment, log, port)
+        Self::launched(url, roots, arguments, environment, log, port)
     }
 
     /// Starts it with these arguments and variables alone, which tell it to listen at `port`, and waits for nothing.
     pub fn spawn_with(arguments: &[&str], environment: Vec<(&'static str, String)>, port: Port) -> Self {
         let name = format!("proxy-{}-at-{}.log", std::process::id(), port.number);
         let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        Self::launched(format!("ws://127.0.0.1:{}", port.number), arguments, environment, log, port)
+        Self::launched(format!("ws://127.0.0.1:{}", port.number), Roots::default(), arguments, environment, log, port)
     }
 
     fn launched(
         url: String,
+        roots: Roots,
         arguments: &[&str],
         environment: Vec<(&'static str, String)>,
         log: PathBuf,
