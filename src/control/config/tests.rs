@@ -176,7 +176,10 @@ fn each_key_refuses_what_is_not_of_its_type_or_range() {
         (r#""cores":[1,1]"#, "cores: found a list, wanted a number of cores"),
         (r#""backend":"uring""#, "backend: found \"uring\", wanted one of \"auto\", \"io_uring\", \"epoll\""),
         (r#""upstream_compression":"gzip""#, "upstream_compression: found \"gzip\", wanted one of"),
-        (r#""data_dir":"does/not/exist""#, "data_dir: found \"does/not/exist\", wanted a writable directory"),
+        (
+            r#""data_dir":"does/not/exist""#,
+            "data_dir: found \"does/not/exist\", wanted a directory that exists and can be written",
+        ),
         (r#""disk_bytes":1000"#, "disk_bytes: found 1000, wanted an integer from 268435456"),
         (r#""log_bytes":1000"#, "log_bytes: found 1000, wanted an integer from 1048576"),
         (r#""log_seconds":0"#, "log_seconds: found 0, wanted an integer from 1"),
@@ -193,6 +196,9 @@ fn intents_are_required() {
     assert!(line.starts_with("intents: found nothing, wanted an integer"), "{line}");
     let line = read(&format!(r#"{{"token":"{TOKEN}","intents":"all"}}"#)).unwrap_err().to_string();
     assert!(line.starts_with("intents: found \"all\", wanted an integer"), "{line}");
+    let line = read(&format!(r#"{{"token":"{TOKEN}","intent":513}}"#)).unwrap_err().to_string();
+    let hint = "(unknown key `intent` is ignored; the nearest known key is `intents`)";
+    assert!(line.starts_with("intents: found nothing") && line.ends_with(hint), "{line}");
 }
 
 #[test]
@@ -516,7 +522,7 @@ fn of_token_and_token_file_the_one_from_further_ahead_counts() {
     let folder = Folder::new("both");
     let path = folder.file("token", "of-file", 0o600);
     let token = |flags: &[FlagValue]| {
-        let json = r#"{"token":"of-config","intents":1}"#.to_string();
+        let json = r#"{"token":"of-config","intents":1}"#.to_owned();
         let environment = Environment { config: Some(json), ..Environment::default() };
         load_with(None, &environment, flags).unwrap()
     };
