@@ -47,10 +47,18 @@ pub enum BackendWanted {
     Epoll,
 }
 
+/// `log_format`: how a line of the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Human,
+    Json,
+}
+
 /// Everything that the operator can decide, checked and with defaults filled in.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub log_level: LevelFilter,
+    pub log_format: LogFormat,
     pub token: Token,
     pub intents: u64,
     pub bind: IpAddr,
@@ -104,6 +112,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             log_level: LevelFilter::INFO,
+            log_format: LogFormat::Human,
             token: Token::default(),
             intents: 0,
             bind: Ipv4Addr::UNSPECIFIED.into(),

@@ -15,6 +15,7 @@ use super::ledger::{Budget, Ledger};
 use super::memory::Watch;
 use super::metrics::{IdentifyReport, ProcessReport};
 use super::pages::{Job, Pages, Reports};
+use super::reload::Changes;
 use super::resolve::Resolver;
 use super::rest::{Asking, GatewayBot, SessionStartLimit};
 use super::service::Service;
@@ -38,6 +39,8 @@ const HELD_BACK_TOLD_EVERY: Duration = Duration::from_secs(600);
 const ASKING_POLL: Duration = Duration::from_millis(100);
 /// The control thread looks at its clock at least this often, whatever it waits for.
 const IDLE_MAX: Duration = Duration::from_secs(60);
+/// How often the configuration's file is looked at; a change counts at the second look.
+const CONFIGURATION_LOOKED_AT_EVERY: Duration = Duration::from_secs(2);
 /// A core that has not reported by then counts as silent.
 const REPORT_MAX: Duration = Duration::from_secs(2);
 /// What the cores get to send what is buffered and to close; the rest up to `DRAIN_MAX` is for their threads to end.
@@ -68,6 +71,8 @@ pub struct Helpers {
     pub ask: Box<dyn FnMut() -> Asking>,
     /// Of the whole process.
     pub memory: Watch,
+    /// Reads the configuration again: if true is said, else if its file has changed.
+    pub reload: Box<dyn FnMut(bool) -> Option<Changes>>,
     /// What clients are shown, where they speak TLS.
     pub certificates: Option<Certificates>,
     pub service: Service,
@@ -115,6 +120,8 @@ pub struct Coordinator<C> {
     asked_at: Instant,
     /// Shards wait for the limit to reset: when the log is to say so again.
     told_again_at: Option<Instant>,
+    /// When the configuration's file is to be looked at.
+    look_at: Instant,
     stopping: bool,
     successor: Option<Box<Successor>>,
     started: Instant,
@@ -151,6 +158,7 @@ impl<C: Core> Coordinator<C> {
             asking: opening.asking,
             asked_at: now,
             told_again_at: None,
+            look_at: now + CONFIGURATION_LOOKED_AT_EVERY,
             stopping: false,
             successor: None,
             started: now,
@@ -207,6 +215,7 @@ impl<C: Core> Coordinator<C> {
                 self.successor = Some(successor);
                 return Some(End::TakenOver);
             }
+            ToControl::Reload => self.reload(true, now),
             ToControl::Stop => {
                 info!("stopping on a signal; a second one ends at once");
                 return Some(End::Stopped);
@@ -237,6 +246,10 @@ impl<C: Core> Coordinator<C> {
         if now.saturating_duration_since(self.asked_at) >= LIMITS_ASKED_AT_LEAST {
             self.ask_limits(now);
         }
+        if now >= self.look_at {
+            self.look_at = now + CONFIGURATION_LOOKED_AT_EVERY;
+            self.reload(false, now);
+        }
         if self.helpers.service.on_timeout(now) {
             for core in &self.cores {
                 // A core that has ended does not answer, and is not fed for.
@@ -255,6 +268,18 @@ impl<C: Core> Coordinator<C> {
                 let _ = core.send(ToCore::ClientTls(config.clone()));
             }
         }
+    }
+
+    fn reload(&mut self, asked: bool, now: Instant) {
+        let Some(changes) = (self.helpers.reload)(asked) else { return };
+        self.identify.set_reserve(changes.reserve);
+        self.helpers.memory.set_limit(changes.memory_limit);
+        for core in &self.cores {
+            // A core that has ended needs no settings.
+            let _ = core.send(ToCore::Settings(Box::new(changes.live.clone())));
+        }
+        // With another reserve shards may have their turn at once.
+        self.watch_budget(now);
     }
 
     /// An IDENTIFY is sent at `at`, as the wall clock will say.
@@ -284,9 +309,12 @@ impl<C: Core> Coordinator<C> {
         // A turn that is due now was tried a moment ago: only time or mail brings it on.
         let identify = self.identify.due().map(|due| due.max(now + Duration::from_millis(1)));
         let memory = Some(self.helpers.memory.due());
+        let service = self.helpers.service.due();
         let certificates = self.helpers.certificates.as_ref().map(Certificates::due);
-        let due = [asking, identify, self.told_again_at, memory, self.helpers.service.due(), certificates];
-        due.into_iter().flatten().fold(now + IDLE_MAX, Instant::min)
+        [asking, identify, self.told_again_at, memory, service, certificates, Some(self.look_at)]
+            .into_iter()
+            .flatten()
+            .fold(now + IDLE_MAX, Instant::min)
     }
 
     /// Says while shards wait for the limit, and looks whether Discord has reset it meanwhile.

@@ -147,10 +147,14 @@ impl<'a> Found<'a> {
             Value::Array(_) => "a list".into(),
             Value::String(_) if self.secret => "a string".into(),
             Value::Number(_) if self.secret => "a number".into(),
-            // JSON text: quotes show that it is a string, escapes keep it on one line.
-            simple => shorten(&simple.to_string()),
+            simple => shown(simple),
         }
     }
+}
+
+/// A value as JSON text: quotes show that it is a string, escapes keep it on one line. Not for secrets.
+pub fn shown(value: &Value) -> String {
+    shorten(&value.to_string())
 }
 
 fn shorten(text: &str) -> String {

@@ -15,9 +15,10 @@ use serde::Deserialize;
 use tracing::{info, warn};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-use super::address;
 use super::config::{Config, Token};
 use super::keys::Refusal;
+use super::{address, first_contact};
+use crate::runtime::clock;
 use crate::wire::egress::{Credentials, EgressKind, EgressProxy};
 
 /// Discord wants `DiscordBot (<url>, <version>)` and takes any name for the URL.
@@ -27,6 +28,9 @@ const USER_AGENT: &str = concat!("DiscordBot (shardgate, ", env!("CARGO_PKG_VERS
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Everything from the name's resolution to the last byte.
 const REQUEST_MAX: Duration = Duration::from_secs(15);
+/// The start is refused with it.
+const TOKEN_REFUSED: &str = "Discord refuses the token (401): it is mistyped, of another bot, or was reset; take a new one from the developer portal \
+    (Bot › Reset Token) and put it into `token`, `token_file` or TOKEN";
 /// The answer is some 200 bytes.
 const ANSWER_BYTES_MAX: u64 = 64 << 10;
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -86,7 +90,7 @@ pub fn judge(status: u16, retry_after: Option<&str>, body: &str) -> Verdict {
             Ok(answer) => Verdict::Answered(answer),
             Err(why) => Verdict::Retry(format!("the answer is not what Discord sends: {why}")),
         },
-        401 => Verdict::Fatal("Discord refuses the token (401): check `token` or TOKEN".into()),
+        401 => Verdict::Fatal(TOKEN_REFUSED.into()),
         429 => {
             let wait = retry_after_of(retry_after, body).unwrap_or(RETRY_AFTER_DEFAULT);
             Verdict::RetryAfter { why: "asked too often (429)".into(), wait }
@@ -164,6 +168,10 @@ impl Endpoint {
             Ok(response) => response,
             Err(error) => return Verdict::Retry(self.explain(&error)),
         };
+        let date = response.headers().get("date").and_then(|it| it.to_str().ok());
+        if let Some(line) = date.and_then(|date| first_contact::clock_off(date, clock::since_epoch())) {
+            warn!("{line}");
+        }
         let retry_after = response.headers().get("retry-after").and_then(|it| it.to_str().ok()).map(str::to_owned);
         match response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string() {
             Ok(body) => judge(response.status().as_u16(), retry_after.as_deref(), &body),

@@ -2,13 +2,15 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::Range;
 
 use super::config::{Config, SHARDS_MAX};
 use super::keys::Refusal;
 use super::rest::GatewayBot;
-use crate::runtime::settings::{Backend, RuntimeSettings, StorageSettings};
+use crate::runtime::settings::{Backend, LiveSettings, RuntimeSettings, StorageSettings};
+use crate::session::identify::Reserve;
 
 /// Everything the runtime needs, but the cores' CPUs.
 pub fn settings(
@@ -41,11 +43,30 @@ pub fn settings(
         log_keep: config.log_keep,
         client_limits: config.client_limits,
         clients_max: config.clients_max,
+        loads: HashMap::new(),
         storage: config.data_dir.clone().map(|data_dir| StorageSettings {
             data_dir,
             disk_bytes: config.disk_bytes,
             api_url: config.api_url.clone(),
         }),
+    }
+}
+
+/// How many IDENTIFYs are never spent, with so many shards held.
+pub fn reserve(config: &Config, held: u32) -> Reserve {
+    config.identify_reserve.map_or(Reserve::ByShards(held), Reserve::Of)
+}
+
+/// What running cores are told after a reload; `clients_max` after the machine was measured against it.
+pub fn live(config: &Config, log_bytes: usize, clients_max: usize) -> LiveSettings {
+    LiveSettings {
+        presence: config.presence.clone(),
+        validate_token: config.validate_token,
+        allow_compression: config.allow_compression,
+        client_limits: config.client_limits,
+        clients_max,
+        log_bytes,
+        log_keep: config.log_keep,
     }
 }
 

@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT: the first asks for a clean stop, the second ends the process at once. SIGUSR2 asks for the totals.
+//! SIGTERM and SIGINT: the first asks for a clean stop, the second ends the process at once. SIGUSR2 asks for the totals, SIGHUP for a reload.
 //!
 //! All are handled, not defaulted, so that they work for PID 1 of a container too.
 
@@ -7,7 +7,7 @@
 use std::io;
 use std::thread;
 
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR2};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 /// Exit status after a second signal.
@@ -19,16 +19,19 @@ pub enum Wish {
     Stop,
     /// SIGUSR2.
     Totals,
+    /// SIGHUP.
+    Reload,
 }
 
 /// Calls `tell` at every signal but the one that ends the process, on a thread of its own.
 pub fn on_each(tell: impl Fn(Wish) + Send + 'static) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR2])?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR2, SIGHUP])?;
     let wait = move || {
         let mut is_stopping = false;
         for signal in signals.forever() {
             match signal {
                 SIGUSR2 => tell(Wish::Totals),
+                SIGHUP => tell(Wish::Reload),
                 _ if std::mem::replace(&mut is_stopping, true) => signal_hook::low_level::exit(IMPATIENT),
                 _ => tell(Wish::Stop),
             }
@@ -47,7 +50,9 @@ mod tests {
     fn the_first_signal_asks_for_a_stop_and_another_kind_for_the_totals() {
         let (tell, told) = mpsc::channel();
         on_each(move |wish| tell.send(wish).unwrap()).unwrap();
-        for (signal, wish) in [(SIGUSR2, Wish::Totals), (SIGUSR2, Wish::Totals), (SIGTERM, Wish::Stop)] {
+        for (signal, wish) in
+            [(SIGUSR2, Wish::Totals), (SIGHUP, Wish::Reload), (SIGUSR2, Wish::Totals), (SIGTERM, Wish::Stop)]
+        {
             signal_hook::low_level::raise(signal).unwrap();
             assert_eq!(told.recv(), Ok(wish));
         }

@@ -2,6 +2,7 @@
 //!
 //! A plain value without a socket, so that it can be mailed to the core of the shard that the client names.
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,8 @@ pub struct Blocked {
 
 pub struct Client {
     pub phase: Phase,
+    /// For the log.
+    pub peer: Option<SocketAddr>,
     /// `None` where clients speak without TLS.
     pub tls: Option<Box<ClientTls>>,
     /// The upgrade must be done by then.
@@ -88,6 +91,7 @@ impl Client {
     pub fn new(now: Instant, handshake: Duration) -> Self {
         Self {
             phase: Phase::Http(Vec::new()),
+            peer: None,
             tls: None,
             handshake_due: now + handshake,
             deframer: Deframer::new(Role::Server, CLIENT_MESSAGE_BYTES_MAX),

@@ -15,6 +15,7 @@ use super::client_tls::Requester;
 use super::closes::Closes;
 use super::delays::Delays;
 use super::net::Traffic;
+use super::settings::LiveSettings;
 use super::storage::mail::{Batch, StoreReport};
 use crate::shard::pressure::Pressure;
 use crate::shard::report::{ShardReport, Wanted};
@@ -54,6 +55,8 @@ pub enum ToCore {
         within: Duration,
         leave_listeners: bool,
     },
+    /// The operator has changed what may be changed.
+    Settings(Box<LiveSettings>),
     /// How short memory is from now on.
     Pressure(Pressure),
     /// Clients that connect from now on are shown this certificate.
@@ -129,6 +132,8 @@ pub enum ToControl {
     TakenOver(Box<super::takeover::Successor>),
     /// The core's loop failed and its thread ends: the process cannot go on.
     CoreFailed { core: usize, error: String },
+    /// SIGHUP: read the configuration again.
+    Reload,
     /// SIGTERM or SIGINT.
     Stop,
     /// SIGUSR2.

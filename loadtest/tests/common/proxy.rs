@@ -112,6 +112,24 @@ impl Proxy {
         if let Some(cert) = &discord.cert {
             environment.push(("SSL_CERT_FILE", cert.clone()));
         }
+        Self::launched(url, roots, arguments, environment, log, port)
+    }
+
+    /// Starts it with these arguments and variables alone, which tell it to listen at `port`, and waits for nothing.
+    pub fn spawn_with(arguments: &[&str], environment: Vec<(&'static str, String)>, port: Port) -> Self {
+        let name = format!("proxy-{}-at-{}.log", std::process::id(), port.number);
+        let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        Self::launched(format!("ws://127.0.0.1:{}", port.number), Roots::default(), arguments, environment, log, port)
+    }
+
+    fn launched(
+        url: String,
+        roots: Roots,
+        arguments: &[&str],
+        environment: Vec<(&'static str, String)>,
+        log: PathBuf,
+        port: Port,
+    ) -> Self {
         let arguments: Vec<String> = arguments.iter().map(|it| it.to_string()).collect();
         let process = launch(&arguments, &environment, &log);
         Self { url, roots, process, log, arguments, environment, _port: port }
@@ -199,6 +217,11 @@ impl Proxy {
     /// Its environment, for another command with the same configuration.
     pub fn environment(&self) -> &[(&'static str, String)] {
         &self.environment
+    }
+
+    /// How it has ended, if it has.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.process.exited()
     }
 
     /// How it ends by itself.

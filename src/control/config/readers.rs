@@ -13,6 +13,8 @@ use crate::control::keys::{Found, Refusal};
 use tracing::level_filters::LevelFilter;
 
 const CPUS_MAX: u64 = 4096;
+/// Three parts with dots between; real ones have 59 bytes and more.
+const TOKEN_BYTES_MIN: usize = 40;
 
 /// `activity`: what is in it is read together with `status`.
 pub fn object(found: &Found<'_>, _: &mut Config, _: &mut Vec<Notice>) -> Result<(), Refusal> {
@@ -32,9 +34,16 @@ pub fn path(found: &Found<'_>, into: &mut Option<PathBuf>) -> Result<(), Refusal
     if into.is_none() { Err(found.refuse(WANTED)) } else { Ok(()) }
 }
 
-/// The file itself is opened only if the token is taken from it.
+/// The file itself is opened only if the token is taken from it. A path is shown in messages, so the token itself must not be taken for one.
 pub fn token_file(found: &Found<'_>, _: &mut Config, _: &mut Vec<Notice>) -> Result<(), Refusal> {
-    found.text("the path of a file with the token").map(drop)
+    const WANTED: &str = "the path of a file with the token";
+    let path = found.text(WANTED)?;
+    let is_of_token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let looks_so = path.len() >= TOKEN_BYTES_MIN && path.matches('.').count() == 2 && path.bytes().all(is_of_token);
+    match looks_so && !std::path::Path::new(path).exists() {
+        true => Err(Refusal::new(found.key(), "what looks like a token", WANTED)),
+        false => Ok(()),
+    }
 }
 
 pub fn log_level(found: &Found<'_>) -> Result<LevelFilter, Refusal> {

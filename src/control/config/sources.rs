@@ -256,7 +256,7 @@ fn put_variables(
                 "SHARDGATE_PORT is Kubernetes' own word for a service named `shardgate`, not our key: `enableServiceLinks: false` leaves it out".into(),
             )),
             Some(name) => put(name, text, &Source::Variable(variable.clone()), values, notices)?,
-            None if is_kubernetes_own(variable) => {}
+            None if is_kubernetes_own(variable) || is_service_link(text) => {}
             None => notices.push(Notice::Warning(unknown_line("", variable, &known).replace("unknown key", "unknown variable"))),
         }
     }
@@ -269,8 +269,8 @@ fn is_service_link(text: &str) -> bool {
 }
 
 fn is_kubernetes_own(variable: &str) -> bool {
-    let rest = variable.strip_prefix(PREFIX).unwrap_or_default();
-    rest == "SERVICE_HOST" || rest.starts_with("SERVICE_PORT") || rest.starts_with("PORT_")
+    // The service may have a longer name than ours: `shardgate-pods`.
+    ["SERVICE_HOST", "SERVICE_PORT", "PORT_"].iter().any(|word| variable.contains(&format!("_{word}")))
 }
 
 /// Names of keys, groups among them.

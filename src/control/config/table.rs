@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::readers;
-use super::{BackendWanted, Config, Notice};
+use super::{BackendWanted, Config, LogFormat, Notice};
 use crate::control::keys::{Found, Refusal};
 use crate::control::{address, presence};
 use crate::store::DISK_BYTES_MIN;
@@ -518,6 +518,18 @@ pub const SECTIONS: &[Section] = &[
                 meaning: "The log for people, on standard output.",
                 ..KEY
             },
+            Key {
+                name: "log_format",
+                shape: Word {
+                    words: &["human", "json"],
+                    set: |config, word| {
+                        config.log_format = if word == "json" { LogFormat::Json } else { LogFormat::Human }
+                    },
+                },
+                otherwise: Value("\"human\""),
+                meaning: "`json`: one object a line with `time`, `level`, `message`, and `shard`, `session` (its beginning), `client`, `cause` where known.",
+                ..KEY
+            },
         ],
     },
 ];
@@ -578,6 +590,14 @@ impl Key {
             Text { read, .. } | Json { read, .. } => read(found, config, notices)?,
         }
         Ok(())
+    }
+
+    /// As JSON; `null` where it is not one value.
+    pub fn default_value(&self) -> serde_json::Value {
+        match self.otherwise {
+            Value(json) => serde_json::from_str(json).unwrap_or_default(),
+            Unset(_) | Refused => serde_json::Value::Null,
+        }
     }
 
     pub fn is_nullable(&self) -> bool {

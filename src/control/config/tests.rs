@@ -432,6 +432,8 @@ fn an_unknown_variable_is_a_warning_and_what_kubernetes_sets_is_none() {
         ("SHARDGATE_PORT_7878_TCP", "tcp://10.0.0.1:7878"),
         ("SHARDGATE_SERVICE_HOST", "10.0.0.1"),
         ("SHARDGATE_SERVICE_PORT", "7878"),
+        ("SHARDGATE_PODS_SERVICE_PORT_HTTP", "7878"),
+        ("SHARDGATE_PODS_PORT", "tcp://10.0.0.2:7878"),
     ];
     let loaded = load(None, &variables(&link)).unwrap();
     assert_eq!(loaded.config.port, 7878);
@@ -483,6 +485,9 @@ fn the_token_may_stand_in_a_file() {
         assert!(line.starts_with(&format!("token_file: {path}: found {found}, wanted ")), "{line}");
         assert!(!line.contains("hush"));
     }
+    let token = format!("{TOKEN}{TOKEN}").replacen('.', "", 2);
+    let line = read(&format!(r#"{{"intents":1,"token_file":"{token}"}}"#)).unwrap_err().to_string();
+    assert_eq!(line, "token_file: found what looks like a token, wanted the path of a file with the token");
     let line = read(r#"{"intents":1,"token_file":"not/there"}"#).unwrap_err().to_string();
     assert!(line.starts_with("token_file: not/there: found No such file"), "{line}");
 }

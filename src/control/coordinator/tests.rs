@@ -45,6 +45,7 @@ fn two_cores_with(remaining: u32, dir: Option<&Path>) -> (Coordinator<Told>, [Re
         pages: Pages::start(site, Reports::default, |_| Ok(None)).unwrap(),
         ask: Box::new(|| panic!("nobody asks Discord here")),
         memory: Watch::new(Some(1000), clock::now(), || Some(0), || {}),
+        reload: Box::new(|_| None),
         certificates: None,
         service: Service::new(Notifier::default(), None, 4, 2, clock::now()),
         totals: Writer::new(Place::new(None, None), 0..4, 4, Reports::default),

@@ -5,6 +5,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use tracing::field::display;
 use tracing::{debug, info, warn};
 
 use super::{Core, Fate, LINGER};
@@ -31,6 +32,21 @@ const RETRY_AFTER_S: u32 = 5;
 /// It has this long to read that; it may not have sent its request yet, and never will.
 const TURNED_AWAY_LINGER: Duration = Duration::from_millis(250);
 
+/// What a bot's author has to mend is shown; the rest is the everyday of a gateway.
+fn tell_dismissed(client: &Client, code: CloseCode, reason: &str) {
+    let (code, peer) = (code.0, client.peer.map(display));
+    match CloseCode(code) {
+        CloseCode::AUTHENTICATION_FAILED => info!(
+            client = peer,
+            code, "client dismissed: its token is not the proxy's; give it the same, or set `validate_token` to false"
+        ),
+        CloseCode::INVALID_SHARD | CloseCode::INVALID_API_VERSION | CloseCode::DECODE_ERROR => {
+            info!(client = peer, code, cause = reason, "client dismissed")
+        }
+        _ => debug!(client = peer, code, cause = reason, "client dismissed"),
+    }
+}
+
 impl<N: Net> Core<N> {
     pub(super) fn on_accepted(&mut self, now: Instant, socket: OwnedFd) {
         // A connection that was on its way when accepting ended is told so below.
@@ -38,6 +54,7 @@ impl<N: Net> Core<N> {
             return;
         }
         sys::set_send_buffer(socket.as_fd(), CLIENT_SEND_BUFFER_BYTES);
+        let peer = sys::peer_address(socket.as_fd());
         let mut client = Box::new(Client::new(now, self.shared.rules.limits.handshake));
         if let Some(config) = &self.client_tls {
             match ClientTls::new(config.clone()) {
@@ -51,6 +68,7 @@ impl<N: Net> Core<N> {
                 self.turn_away(token, &mut client);
             }
             Ok(token) => {
+                client.peer = peer;
                 self.arm_client(token, &mut client);
                 self.conns.insert(token, Conn::Client(client));
             }
@@ -120,7 +138,7 @@ impl<N: Net> Core<N> {
         let mut fate = f(self, &mut client);
         if fate == Fate::Stays && !self.seal(token, &mut client) {
             if let Some(seated) = client.seated.take() {
-                self.unseat(clock::now(), seated, false);
+                self.unseat(clock::now(), seated, client.peer, false);
             }
             self.net.close(token, Duration::ZERO);
             fate = Fate::Gone;
@@ -167,7 +185,7 @@ impl<N: Net> Core<N> {
         }
         tls.refuse(error, first, self.net.queue(token));
         if let Some(seated) = client.seated.take() {
-            self.unseat(now, seated, false);
+            self.unseat(now, seated, client.peer, false);
         }
         self.net.close(token, LINGER);
         Fate::Gone
@@ -268,7 +286,7 @@ impl<N: Net> Core<N> {
                     self.closes.by_clients.add(code);
                     let ended = code.is_some_and(CloseCode::ends_session);
                     if let Some(seated) = client.seated.take() {
-                        self.unseat(now, seated, ended);
+                        self.unseat(now, seated, client.peer, ended);
                     }
                     client.say_goodbye(code.unwrap_or(CloseCode::NORMAL), "", &mut self.net, token);
                     self.close_client(token, client, LINGER);
@@ -339,10 +357,10 @@ impl<N: Net> Core<N> {
         code: CloseCode,
         reason: &str,
     ) -> Fate {
-        debug!(code = code.0, reason, "client dismissed");
+        tell_dismissed(client, code, reason);
         self.closes.to_clients.add(Some(code));
         if let Some(seated) = client.seated.take() {
-            self.unseat(now, seated, false);
+            self.unseat(now, seated, client.peer, false);
         }
         client.say_goodbye(code, reason, &mut self.net, token);
         self.close_client(token, client, LINGER);

@@ -75,12 +75,12 @@ impl<N: Net> Core<N> {
                 self.with_client(token, |core, client| core.pump(now, token, client));
             }
         }
+        self.group.trim_changed(&dirty);
         if self.dirty.is_empty() {
             let mut dirty = dirty;
             dirty.clear();
             self.dirty = dirty;
         }
-        self.group.trim_to_budget();
     }
 
     pub(super) fn pump(&mut self, now: Instant, token: Token, client: &mut Client) -> Fate {

@@ -3,15 +3,17 @@
 //! A turn: enter the kernel once, hand what arrived to the state machines, do what they ask, pump clients whose shard has
 //! something new, sleep. It decides nothing about sessions; it owns tokens, timers and buffers. This file is the loop, the timers and
 //! the end; `upstream` is Discord's side, `clients` their connections, `seating` how they come to a session, `delivery` what they are sent,
-//! `keeping` what is stored.
+//! `keeping` what is stored, `live` what a reload changes.
 
 mod clients;
 mod delivery;
 mod keeping;
+mod live;
 mod seating;
 mod upstream;
 
 pub use self::keeping::Keeping;
+use self::keeping::Restored;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -43,7 +45,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// After our close frame the other side has this long to read what was sent.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// What all cores share and never change.
+/// What all cores begin with. A core that is told of other settings makes itself another (`live`).
+#[derive(Clone)]
 pub struct Shared {
     pub rules: Rules,
     pub placement: Placement,
@@ -175,8 +178,12 @@ impl<N: Net> Core<N> {
             self.on_shard_timeout(now, at);
         }
         loop {
-            let rest = self.timers.peek().map(|Reverse((due, _))| due.saturating_duration_since(clock::now()));
-            self.net.turn(if self.snapshots.are_due() { Some(Duration::ZERO) } else { rest })?;
+            let timeout = match self.timers.peek() {
+                _ if self.keeping.is_restoring() || self.snapshots.are_due() => Some(Duration::ZERO),
+                Some(Reverse((due, _))) => Some(due.saturating_duration_since(clock::now())),
+                None => None,
+            };
+            self.net.turn(timeout)?;
             let now = clock::now();
             self.snapshots.begin_turn();
             self.pump_snapshots(now);
@@ -184,6 +191,7 @@ impl<N: Net> Core<N> {
                 self.on_event(now, event);
             }
             self.run_timers(now);
+            self.restore_some(now);
             self.pump_dirty(now);
             self.run_actions_of_pumping(now);
             self.note_delay(now);
@@ -239,17 +247,17 @@ impl<N: Net> Core<N> {
                 link.token = None;
                 let reason = error.map_or_else(|| "end of stream".to_owned(), |it| it.to_string());
                 if link.is_connecting() {
-                    warn!(shard, host = link.peer().0, "cannot connect: {reason}");
+                    warn!(shard, host = link.peer().0, cause = reason, "cannot connect");
                     self.connect_next(now, at);
                 } else {
-                    info!(shard, "the connection to Discord ended: {reason}");
+                    info!(shard, cause = reason, "the connection to Discord ended");
                     self.lose_link(now, at, None);
                 }
                 self.run_actions(now, at);
             }
             Some(Conn::Client(client)) => {
                 if let Some(seated) = client.seated {
-                    self.unseat(now, seated, false);
+                    self.unseat(now, seated, client.peer, false);
                 }
             }
             None => {}
@@ -303,6 +311,7 @@ impl<N: Net> Core<N> {
                 }
                 self.drain(now, upstream_close, within);
             }
+            ToCore::Settings(live) => self.on_settings(now, &live),
             ToCore::Pressure(pressure) => {
                 self.group.set_pressure(now, pressure);
                 // Those that were held back may have their READY now.
@@ -319,17 +328,17 @@ impl<N: Net> Core<N> {
             }
             ToCore::StoreState { shard, blob } => {
                 if let Some(at) = self.place_of(shard) {
-                    self.on_store_state(at, &blob);
+                    self.keeping.take_in(Restored::State(at, blob));
                 }
             }
             ToCore::StoreStateLost { shard } => {
                 if let Some(at) = self.place_of(shard) {
-                    self.on_store_state_lost(now, at);
+                    self.keeping.take_in(Restored::Lost(at));
                 }
             }
             ToCore::StoreStateComplete { shard } => {
                 if let Some(at) = self.place_of(shard) {
-                    self.on_store_state_complete(now, at);
+                    self.keeping.take_in(Restored::Complete(at));
                 }
             }
             ToCore::StoreTail { shard, tail } => {

@@ -2,9 +2,11 @@
 //!
 //! It does not decide whether a RESUME is good: the shard does.
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use tracing::field::display;
 use tracing::{debug, info, warn};
 
 use super::{Core, Fate};
@@ -20,6 +22,11 @@ use crate::wire::CloseCode;
 
 /// A page's reader that takes no byte for this long is given up.
 const PAGE_SEND_MAX: Duration = Duration::from_secs(5);
+
+/// Of a session id what is shown: with all of it somebody could RESUME.
+fn beginning(session: &str) -> &str {
+    session.get(..8).unwrap_or("")
+}
 
 impl<N: Net> Core<N> {
     pub(super) fn seat_or_move(
@@ -57,6 +64,7 @@ impl<N: Net> Core<N> {
     ) -> Fate {
         let shard = &mut self.group.shards[at];
         let id = self.shared.placement.shard(self.index, at).0;
+        let peer = client.peer.map(display);
         let key = match request {
             Request::Identify(identify) => {
                 let mut entropy = [0; 12];
@@ -73,12 +81,14 @@ impl<N: Net> Core<N> {
                     Ok(key) => key,
                     Err(refused) => return self.dismiss(now, token, client, refused.close_code(), refused.reason()),
                 };
-                info!(shard = id, session = shard.session_id(key).unwrap_or(""), "client identified");
+                let session = beginning(shard.session_id(key).unwrap_or(""));
+                info!(shard = id, session, client = peer, "client identified");
                 key
             }
             Request::Resume(resume) => match shard.resume(now, &resume) {
                 Ok(key) => {
-                    info!(shard = id, session = resume.session_id, seq = resume.seq, "client resumed");
+                    let session = beginning(&resume.session_id);
+                    info!(shard = id, session, client = peer, seq = resume.seq, "client resumed");
                     key
                 }
                 Err(ResumeRefused::InvalidSeq) => {
@@ -90,7 +100,8 @@ impl<N: Net> Core<N> {
                 Err(ResumeRefused::InvalidSession) => {
                     info!(
                         shard = id,
-                        session = resume.session_id,
+                        session = beginning(&resume.session_id),
+                        client = peer,
                         seq = resume.seq,
                         "client's session is unknown or its events are gone: op 9"
                     );
@@ -161,11 +172,12 @@ impl<N: Net> Core<N> {
         });
     }
 
-    pub(super) fn unseat(&mut self, now: Instant, seated: Seated, ended: bool) {
+    pub(super) fn unseat(&mut self, now: Instant, seated: Seated, peer: Option<SocketAddr>, ended: bool) {
         self.places[seated.shard].clients.retain(|it| it.0 != seated.key);
         let shard = &mut self.group.shards[seated.shard];
-        let session = shard.session_id(seated.key).unwrap_or("");
-        info!(shard = self.shared.placement.shard(self.index, seated.shard).0, session, ended, "client left");
+        let session = beginning(shard.session_id(seated.key).unwrap_or(""));
+        let client = peer.map(display);
+        info!(shard = self.shared.placement.shard(self.index, seated.shard).0, session, client, ended, "client left");
         shard.leave(now, seated.key, ended);
     }
 

@@ -88,7 +88,7 @@ impl<N: Net> Core<N> {
                         shard = shard.0,
                         code = code.0,
                         "Discord refused this shard for good: {}. It stays closed until shardgate is restarted",
-                        fatal_reason(code)
+                        self.group.shards[at].remedy(code)
                     );
                 }
             }
@@ -142,7 +142,7 @@ impl<N: Net> Core<N> {
         let egress = self.shared.egress.clone();
         match Link::new(url, self.shared.upstream_compression, &self.shared.tls, egress, self.rng.u64(..)) {
             Err(error) => {
-                warn!(shard = shard.0, url, "cannot connect: {error}");
+                warn!(shard = shard.0, url, cause = %error, "cannot connect");
                 self.group.shards[at].on_closed(now, None);
             }
             Ok(mut link) => {
@@ -235,14 +235,14 @@ impl<N: Net> Core<N> {
         });
         self.payloads += payloads;
         if let Some(code) = closed {
-            info!(shard = id, code = code.map_or(0, |it| it.0), "Discord closed the connection");
+            info!(shard = id, cause = code.map_or(0, |it| it.0), "Discord closed the connection");
             // First of all: a failing answer would be taken for a lost connection, and that is resumed whatever the code said.
             self.group.shards[at].on_closed(now, code);
             let answer = code.unwrap_or(CloseCode::RECONNECTING);
             self.with_link(now, at, |link, scratch, out| link.close(answer, scratch, out));
             self.drop_link(at, LINGER);
         } else if let Err(error) = result {
-            warn!(shard = id, "the connection to Discord broke: {error}");
+            warn!(shard = id, cause = %error, "the connection to Discord broke");
             self.lose_link(now, at, None);
             if let Some(wait) = error.retry_after() {
                 self.group.shards[at].on_retry_after(now, wait);
@@ -261,7 +261,7 @@ impl<N: Net> Core<N> {
         let Some(link) = &mut self.places[at].link else { return };
         let Some(token) = link.token else { return };
         if let Err(error) = f(link, &mut self.scratch, self.net.queue(token)) {
-            warn!(shard = self.shard_id(at).0, "the connection to Discord broke: {error}");
+            warn!(shard = self.shard_id(at).0, cause = %error, "the connection to Discord broke");
             self.lose_link(now, at, None);
         }
     }
@@ -280,20 +280,5 @@ impl<N: Net> Core<N> {
         self.drop_link(at, Duration::ZERO);
         self.group.shards[at].on_closed(now, code);
         self.arm_shard(at);
-    }
-}
-
-/// What the operator should know about a fatal close code.
-fn fatal_reason(code: CloseCode) -> &'static str {
-    match code {
-        CloseCode::AUTHENTICATION_FAILED => "the token is wrong",
-        CloseCode::INVALID_SHARD => {
-            "shard number or count is invalid (large bots need a multiple of the number that Discord assigned)"
-        }
-        CloseCode::SHARDING_REQUIRED => "this shard would hold more than 2,500 guilds, so more shards are needed",
-        CloseCode::INVALID_API_VERSION => "the API version is not served any more",
-        CloseCode::INVALID_INTENTS => "`intents` holds unknown bits",
-        CloseCode::DISALLOWED_INTENTS => "`intents` holds privileged bits that are not enabled for this application",
-        _ => "the close code is fatal",
     }
 }

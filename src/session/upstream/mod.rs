@@ -3,6 +3,7 @@
 //!
 //! A plain state machine. It does not know frames, sockets or TLS, and it does not look into dispatches but READY and RESUMED.
 
+mod fatal;
 mod reconnects;
 mod settings;
 #[cfg(test)]
@@ -230,6 +231,13 @@ impl Upstream {
         self.state = State::Waiting { until: now };
     }
 
+    /// IDENTIFYs carry this `d` of op 3 from now on. Whether it is another one than before.
+    pub fn set_presence(&mut self, presence: Option<String>) -> bool {
+        let is_new = self.settings.presence != presence;
+        self.settings.presence = presence;
+        is_new
+    }
+
     pub fn status(&self) -> Status {
         match self.state {
             State::Stopped(_) | State::Ended => Status::Fatal,
@@ -259,7 +267,7 @@ impl Upstream {
     }
 
     pub fn is_live(&self) -> bool {
-        self.state == State::Live
+        matches!(self.state, State::Live)
     }
 
     /// The fatal code that stopped this shard.
@@ -268,6 +276,11 @@ impl Upstream {
             State::Stopped(code) => Some(code),
             _ => None,
         }
+    }
+
+    /// What the operator should know and do about a fatal code.
+    pub fn remedy(&self, code: CloseCode) -> String {
+        fatal::remedy(code, &self.settings)
     }
 
     /// The last heartbeat's round trip.
