@@ -64,6 +64,11 @@ seed number:
 images *targets:
     tuning/images {{targets}}
 
+# metrics, alerts, units and manifests, judged by promtool, systemd and Kubernetes' schemas
+deployment:
+    tests/metrics/run
+    tests/deploy/run
+
 # the program and the tests without I/O of each CPU target, on models of old and new CPUs (needs qemu-user-static and jq)
 cpu-targets *targets:
     tuning/cpu-targets {{targets}}
@@ -80,6 +85,6 @@ audit:
 workflows:
     actionlint
 
-# one fuzz target for a minute: frame, scan, http_upgrade, inflate, client_payload, wal, blob (needs cargo-fuzz and a nightly)
+# one fuzz target for a minute: frame, scan, egress, http_upgrade, inflate, client_payload, wal, blob (needs cargo-fuzz and a nightly)
 fuzz target seconds="60":
     cargo +nightly fuzz run {{target}} -- -max_total_time={{seconds}}

@@ -154,9 +154,10 @@ fn guild() -> Numbered {
     )
 }
 
-/// A dispatch of each size.
-const SIZES: [(&str, fn() -> Numbered); 4] =
-    [("typing", typing), ("message", message), ("large", large), ("guild", guild)];
+/// Makes a dispatch of one size.
+type Make = fn() -> Numbered;
+
+const SIZES: [(&str, Make); 4] = [("typing", typing), ("message", message), ("large", large), ("guild", guild)];
 
 fn dispatch(c: &mut Criterion) {
     for (name, make) in SIZES {
@@ -173,7 +174,7 @@ fn dispatch(c: &mut Criterion) {
 /// What a store costs the event path: as above with one client, and everything taken away as the core does.
 fn journal(c: &mut Criterion) {
     let mut benches = c.benchmark_group("journaled");
-    for (name, make) in [("typing", typing as fn() -> Numbered), ("message", message)] {
+    for (name, make) in [("typing", typing as Make), ("message", message)] {
         let mut payload = make();
         benches.throughput(Throughput::Bytes(payload.payload.len() as u64));
         let mut stage = Stage::new(1);

@@ -56,10 +56,16 @@ fn main() -> ExitCode {
             block_on(report::floor(report::options::Options::from_args(args)?))
         }),
         "compare" => compare(words),
-        "relay" => with_args(command, "the floor: bytes from socket to socket", relay::options::SPECS, words, |args| {
-            relay::command(&relay::options::Options::from_args(args)?).map_err(|it| it.to_string())?;
-            Ok(ExitCode::SUCCESS)
-        }),
+        "relay" => with_args(
+            command,
+            "the floor: bytes from socket to socket, until standard input closes",
+            relay::options::SPECS,
+            words,
+            |args| {
+                relay::command(&relay::options::Options::from_args(args)?).map_err(|it| it.to_string())?;
+                Ok(ExitCode::SUCCESS)
+            },
+        ),
         _ => return help(),
     };
     match result {

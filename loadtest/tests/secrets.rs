@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use common::proxy::{Proxy, binary};
@@ -106,6 +107,8 @@ fn look_everywhere(more: Value) {
         for file in std::fs::read_dir(&dir).unwrap().map(Result::unwrap).filter(|it| it.file_type().unwrap().is_file())
         {
             shown.push(String::from_utf8_lossy(&std::fs::read(file.path()).unwrap()).into_owned());
+            let mode = file.metadata().unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode, 0o600, "{} is for this user alone", file.path().display());
         }
         std::fs::remove_dir_all(&dir).unwrap();
         // Starts that are refused.

@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 
+use super::certificates::TlsFiles;
 use super::config::table::{self, Key};
 use super::config::{Config, Loaded, Notice, SHARDS_MAX};
 use super::keys::{Refusal, shown};
@@ -19,6 +20,8 @@ pub fn page(loaded: &Loaded, machine: &Machine) -> Result<String, Refusal> {
     let (backend, why) = machine.backend(config.backend)?;
     let cores = machine.cores(&config.cores, config.shards.unwrap_or(SHARDS_MAX as u32))?;
     let memory = memory::budget(config, machine)?;
+    // Broken files would refuse a start.
+    config.tls.as_ref().map(TlsFiles::load).transpose()?;
     let mut warnings: Vec<String> = why.into_iter().chain(memory.warning.clone()).collect();
     warnings.extend(machine.memlock_shortfall(backend, cores.len()));
     warnings.extend(machine.open_files_shortfall(config.shards.unwrap_or(1))?);
@@ -100,6 +103,12 @@ fn rows(
         ("admin_bind", config.admin_bind.map_or("none: pages on the gateway's port".into(), |it| it.to_string())),
         ("externally_accessible_url", config.externally_accessible_url.clone()),
         ("REST", asked),
+        (
+            "egress_proxy",
+            config.egress_proxy.as_ref().map_or("none: Discord is reached directly".into(), |it| it.to_string()),
+        ),
+        ("clients' TLS", client_tls(config)),
+        ("admin_key", config.admin_key.as_ref().map_or("none".into(), |it| format!("{it:?}"))),
         ("shards", or(config.shards, "as Discord recommends")),
         ("shard_start, shard_end", format!("{}, {}", or(config.shard_start, "0"), or(config.shard_end, "shards"))),
         ("presence", config.presence.clone().unwrap_or_else(|| "none".into())),
@@ -117,6 +126,19 @@ fn rows(
         ("backend", if backend == Backend::IoUring { "io_uring".into() } else { "epoll".into() }),
         ("cores (CPU numbers)", format!("{cores:?}")),
     ]
+}
+
+fn client_tls(config: &Config) -> String {
+    match &config.tls {
+        None => "none".into(),
+        Some(files) => {
+            let ca = files
+                .client_ca
+                .as_ref()
+                .map_or(String::new(), |it| format!(", clients show a certificate that {} has signed", it.display()));
+            format!("{}, key {}{ca}", files.cert.display(), files.key.display())
+        }
+    }
 }
 
 fn client_limits(config: &Config) -> String {

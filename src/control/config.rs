@@ -22,11 +22,14 @@ pub use self::sources::Environment;
 use self::sources::{FlagValue, Values};
 pub use self::table::{LOG_BYTES_MIN, SHARDS_MAX};
 pub use self::token::Token;
+use super::access::AdminKey;
+use super::certificates::TlsFiles;
 use super::keys::Refusal;
 use super::{address, presence};
 use crate::cache::CacheFlags;
 use crate::session::client::ClientLimits;
 use crate::wire::Compression;
+use crate::wire::egress::EgressProxy;
 
 /// `cores`: which CPUs get a core thread each.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +78,15 @@ pub struct Config {
     pub externally_accessible_url: String,
     pub cache: CacheFlags,
     pub allow_compression: bool,
+    /// Opens the operator's pages.
+    pub admin_key: Option<AdminKey>,
+    pub tls_cert: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
+    pub tls_client_ca: Option<PathBuf>,
+    /// Made of the three paths once all keys are read. `None`: clients speak without TLS.
+    pub tls: Option<TlsFiles>,
+    /// Through which Discord is reached.
+    pub egress_proxy: Option<EgressProxy>,
     /// Without trailing slash.
     pub api_url: String,
     pub cores: CoresWanted,
@@ -115,6 +127,12 @@ impl Default for Config {
             externally_accessible_url: String::new(),
             cache: CacheFlags::default(),
             allow_compression: true,
+            admin_key: None,
+            tls_cert: None,
+            tls_key: None,
+            tls_client_ca: None,
+            tls: None,
+            egress_proxy: None,
             api_url: address::API_URL.into(),
             cores: CoresWanted::All,
             backend: BackendWanted::Auto,
@@ -197,9 +215,23 @@ fn join(values: &Values, config: &mut Config, notices: &mut Vec<Notice>) -> Resu
         ));
     }
     join_compression(values, config, notices)?;
+    join_tls(values, config)?;
     if config.externally_accessible_url.is_empty() {
-        config.externally_accessible_url = format!("ws://localhost:{}", config.port);
+        let s = if config.tls.is_some() { "s" } else { "" };
+        config.externally_accessible_url = format!("ws{s}://localhost:{}", config.port);
     }
+    Ok(())
+}
+
+/// Certificate and key go together; what is in the files is read by `certificates`.
+fn join_tls(values: &Values, config: &mut Config) -> Result<(), Refusal> {
+    let missing = |name, wanted| Err(values.told(name, Refusal::new(name, "nothing", wanted)));
+    config.tls = match (config.tls_cert.clone(), config.tls_key.clone(), config.tls_client_ca.clone()) {
+        (None, None, None) => None,
+        (Some(cert), Some(key), client_ca) => Some(TlsFiles { cert, key, client_ca }),
+        (Some(_), None, _) => return missing("tls_key", "the private key of tls_cert, a PEM file"),
+        (None, ..) => return missing("tls_cert", "the certificate that clients are shown, a PEM file"),
+    };
     Ok(())
 }
 

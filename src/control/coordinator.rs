@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, warn};
 
+use super::certificates::Certificates;
 use super::ledger::{Budget, Ledger};
 use super::memory::Watch;
 use super::metrics::{IdentifyReport, ProcessReport};
@@ -72,6 +73,8 @@ pub struct Helpers {
     pub memory: Watch,
     /// Reads the configuration again: if true is said, else if its file has changed.
     pub reload: Box<dyn FnMut(bool) -> Option<Changes>>,
+    /// What clients are shown, where they speak TLS.
+    pub certificates: Option<Certificates>,
     pub service: Service,
     pub totals: Writer,
 }
@@ -196,8 +199,8 @@ impl<C: Core> Coordinator<C> {
             }
             ToControl::IdentifyReturned { shard } => self.identify.on_returned(shard, now),
             ToControl::Resolve { shard, host, port } => self.resolve(shard, host, port),
-            ToControl::Page { socket, request, door } => {
-                self.helpers.pages.serve(Job { socket, request, door, process: self.process_report(now) });
+            ToControl::Page { requester, request, door } => {
+                self.helpers.pages.serve(Job { requester, request, door, process: self.process_report(now) });
             }
             ToControl::Turned { core } => self.helpers.service.on_turned(core),
             ToControl::ShardLive { shard, is_live } => self.helpers.service.on_shard(shard, is_live, now),
@@ -259,6 +262,12 @@ impl<C: Core> Coordinator<C> {
                 let _ = core.send(ToCore::Pressure(pressure));
             }
         }
+        if let Some(config) = self.helpers.certificates.as_mut().and_then(|it| it.on_timeout(now)) {
+            for core in &self.cores {
+                // A core that has ended takes no clients.
+                let _ = core.send(ToCore::ClientTls(config.clone()));
+            }
+        }
     }
 
     fn reload(&mut self, asked: bool, now: Instant) {
@@ -301,7 +310,8 @@ impl<C: Core> Coordinator<C> {
         let identify = self.identify.due().map(|due| due.max(now + Duration::from_millis(1)));
         let memory = Some(self.helpers.memory.due());
         let service = self.helpers.service.due();
-        [asking, identify, self.told_again_at, memory, service, Some(self.look_at)]
+        let certificates = self.helpers.certificates.as_ref().map(Certificates::due);
+        [asking, identify, self.told_again_at, memory, service, certificates, Some(self.look_at)]
             .into_iter()
             .flatten()
             .fold(now + IDLE_MAX, Instant::min)

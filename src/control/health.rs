@@ -1,15 +1,24 @@
 //! `shardgate health` and `shardgate stats`: questions to the proxy that runs on this machine with this configuration. For a container's
 //! health check and an operator's shell, so that an image needs no other program.
 //!
-//! They ask the pages `/health` and `/stats` over loopback (or the one address that is bound) and judge nothing themselves.
+//! They ask the pages `/health` and `/stats` over loopback (or the one address that is bound) and judge nothing themselves. With `tls_cert`
+//! they ask over TLS and take any certificate: after a renewal that failed the proxy shows another one than the file has. What `admin_key`
+//! opens is therefore asked for on loopback alone.
 
 #![forbid(unsafe_code)]
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+
+use super::access::AdminKey;
 use super::args::Args;
 use super::config::{self, Config, Environment};
 
@@ -24,7 +33,11 @@ pub fn ask(args: &Args, environment: &Environment) -> ExitCode {
         Ok(loaded) => loaded,
         Err(refusal) => return fail(&refusal.to_string()),
     };
-    match get(address(&loaded.config), "/health") {
+    let way = match Way::to_gateway(&loaded.config) {
+        Ok(way) => way,
+        Err(line) => return fail(line),
+    };
+    match get(&way, "/health") {
         Ok(answer) => {
             println!("{}", answer.text);
             if answer.is_ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -40,8 +53,15 @@ pub fn ask_stats(args: &Args, environment: &Environment) -> ExitCode {
         Err(refusal) => return fail(&refusal.to_string()),
     };
     // With `admin_bind` the totals are shown there alone.
-    let address = loaded.config.admin_bind.map_or_else(|| address(&loaded.config), reachable);
-    match get(address, "/stats") {
+    let way = match loaded.config.admin_bind {
+        Some(admin) => Way { address: reachable(admin), is_tls: false, key: None },
+        None => match Way::to_gateway(&loaded.config) {
+            Ok(way) => way,
+            Err(line) => return fail(line),
+        },
+    };
+    let (way, address) = (way.with_key(&loaded.config), way.address);
+    match get(&way, "/stats") {
         Ok(Answer { is_ok: true, text }) => match serde_json::from_str::<serde_json::Value>(&text) {
             Ok(totals) => {
                 println!("{totals:#}");
@@ -59,11 +79,36 @@ fn fail(line: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// An unspecified address is listened on everywhere, so loopback reaches it.
-fn address(config: &Config) -> SocketAddr {
-    reachable(SocketAddr::new(config.bind, config.port))
+/// Where to ask, and how.
+#[derive(Clone)]
+struct Way {
+    address: SocketAddr,
+    is_tls: bool,
+    key: Option<AdminKey>,
 }
 
+impl Way {
+    /// The gateway's port. Where clients must show a certificate this one has none, and asks on `admin_bind`.
+    fn to_gateway(config: &Config) -> Result<Self, &'static str> {
+        let gateway = reachable(SocketAddr::new(config.bind, config.port));
+        let asks_for_certificates = config.tls.as_ref().is_some_and(|it| it.client_ca.is_some());
+        match config.admin_bind.filter(|_| asks_for_certificates) {
+            Some(admin) => Ok(Self { address: reachable(admin), is_tls: false, key: None }),
+            None if asks_for_certificates => {
+                Err("with tls_client_ca the gateway's port asks everybody for a certificate; remedy: set \
+                                                  admin_bind, where this is answered without one")
+            }
+            None => Ok(Self { address: gateway, is_tls: config.tls.is_some(), key: None }),
+        }
+    }
+
+    /// The key is shown to this machine alone.
+    fn with_key(&self, config: &Config) -> Self {
+        Self { key: config.admin_key.clone().filter(|_| self.address.ip().is_loopback()), ..self.clone() }
+    }
+}
+
+/// An unspecified address is listened on everywhere, so loopback reaches it.
 fn reachable(bound: SocketAddr) -> SocketAddr {
     let host = match bound.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
@@ -81,18 +126,77 @@ struct Answer {
 }
 
 /// The error is a line for the operator.
-fn get(address: SocketAddr, path: &str) -> Result<Answer, String> {
-    try_get(address, path).map_err(|error| format!("no proxy answers on {address}: {error}"))
+fn get(way: &Way, path: &str) -> Result<Answer, String> {
+    try_get(way, path).map_err(|error| format!("no proxy answers on {}: {error}", way.address))
 }
 
-fn try_get(address: SocketAddr, path: &str) -> io::Result<Answer> {
-    let mut socket = TcpStream::connect_timeout(&address, ANSWER_MAX)?;
+fn try_get(way: &Way, path: &str) -> io::Result<Answer> {
+    let address = way.address;
+    let socket = TcpStream::connect_timeout(&address, ANSWER_MAX)?;
     socket.set_read_timeout(Some(ANSWER_MAX))?;
     socket.set_write_timeout(Some(ANSWER_MAX))?;
-    socket.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;
-    let mut answer = Vec::new();
-    socket.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+    let key = way.key.as_ref().map_or(String::new(), |it| format!("Authorization: Bearer {}\r\n", it.secret()));
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{key}Connection: close\r\n\r\n");
+    let answer = if way.is_tls { say(over_tls(socket, address.ip())?, &request) } else { say(socket, &request) }?;
     read_answer(&answer).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "what answers is no shardgate"))
+}
+
+fn say(mut stream: impl Read + Write, request: &str) -> io::Result<Vec<u8>> {
+    stream.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+    Ok(answer)
+}
+
+fn over_tls(socket: TcpStream, address: IpAddr) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+        .with_no_client_auth();
+    let connection = ClientConnection::new(Arc::new(config), address.into()).map_err(io::Error::other)?;
+    Ok(StreamOwned::new(connection, socket))
+}
+
+/// Whoever has the private key of the certificate that it shows is believed.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 fn read_answer(bytes: &[u8]) -> Option<Answer> {

@@ -3,9 +3,11 @@
 //!
 //! Nothing here runs on a core, and no event of Discord passes here.
 
+pub mod access;
 pub mod address;
 pub mod admin;
 pub mod args;
+pub mod certificates;
 pub mod check;
 pub mod config;
 pub mod coordinator;
@@ -13,6 +15,7 @@ pub mod first_contact;
 pub mod health;
 pub mod keys;
 pub mod ledger;
+pub mod loads;
 pub mod log;
 pub mod memory;
 pub mod metrics;
@@ -27,6 +30,7 @@ pub mod service;
 pub mod settings;
 pub mod signals;
 pub mod takeover;
+pub mod topology;
 pub mod totals;
 
 use std::io;
@@ -39,7 +43,9 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
+use self::access::Access;
 use self::args::Args;
+use self::certificates::Certificates;
 use self::config::{Config, Environment, Loaded, Notice, SHARDS_MAX};
 use self::coordinator::{Coordinator, Core, CoreOf, End, Helpers, Opening};
 use self::keys::Refusal;
@@ -137,7 +143,9 @@ fn serve<C: Core>(
     let machine = Machine::probe();
     let backend = choose_backend(config, &machine)?;
     let memory = memory::budget(config, &machine)?;
-    let endpoint = Endpoint::new(config);
+    let endpoint = Endpoint::new(config)?;
+    let watched = config.tls.clone().map(|it| Certificates::start(it, clock::now())).transpose()?;
+    let (certificates, client_tls) = watched.unzip();
     let mut ledger = ledger(config);
     let kept = ledger.gateway(clock::since_epoch());
     let Some(first) = first_answer(&endpoint, &mail, kept.as_ref())? else {
@@ -146,8 +154,10 @@ fn serve<C: Core>(
     };
     let mut settings = fit(config, &first.bot, kept.as_ref().map(|it| it.shard_count), &machine, backend, &memory)?;
     settings.clients_max = machine.clients_max(settings.clients_max, settings.shards.len() as u32);
+    settings.client_tls = client_tls;
     let held = settings.shards.len() as u32;
     let mut reloader = Reloader::new(args, environment, loaded, machine, held, log.level());
+    settings.loads = ledger.loads(settings.shard_count);
     let resolver = Resolver::start().map_err(refuse("the resolver's thread"))?;
     // All that can be made ready beside a running proxy is: from here on it drains, and its clients wait for this one. What it keeps in files, and the
     // operator's address, are its own until it has left.
@@ -173,7 +183,7 @@ fn serve<C: Core>(
         externally_accessible_url: settings.externally_accessible_url.clone(),
         shards: settings.shards.clone(),
         shard_count: settings.shard_count,
-        has_admin_bind: config.admin_bind.is_some(),
+        access: Access { has_admin_bind: config.admin_bind.is_some(), admin_key: config.admin_key.clone() },
     };
     // Before the cores start: an address that cannot be had is the operator's mistake, and costs no IDENTIFY.
     if let Some(address) = config.admin_bind {
@@ -188,6 +198,12 @@ fn serve<C: Core>(
         takeover::open_door(data_dir, &settings, cores.listen, ours, to_control);
     }
     let (senders, askers, counted) = (cores.senders.clone(), cores.senders.clone(), cores.senders.clone());
+    if config.data_dir.is_some() {
+        let measured = cores.senders.clone();
+        let collect = move || coordinator::collect(&measured);
+        loads::keep(self::ledger(config), settings.shard_count, settings.loads.clone(), collect)
+            .map_err(refuse("the thread that keeps the loads"))?;
+    }
     let runtime_directory = std::env::var("RUNTIME_DIRECTORY").ok();
     let place = Place::new(config.data_dir.as_deref(), runtime_directory.as_deref());
     let held = settings.shards.clone();
@@ -201,6 +217,7 @@ fn serve<C: Core>(
         )
         .map_err(refuse("the pages' threads"))?,
         ask: Box::new(move || endpoint.ask_until_answered(rng())),
+        certificates,
         memory: Watch::new(memory.limit, now, heap::resident_bytes, heap::purge),
         service: Service::new(notifier, manager.watchdog, held.len(), cores.senders.len(), now),
         totals: Writer::new(place, held, settings.shard_count, move || coordinator::collect(&counted)),

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::Range;
 
@@ -31,6 +32,9 @@ pub fn settings(
         presence: config.presence.clone(),
         gateway_url: bot.url.clone(),
         upstream_compression: config.upstream_compression,
+        egress: config.egress_proxy.clone(),
+        // The files are read by who watches them.
+        client_tls: None,
         externally_accessible_url: config.externally_accessible_url.clone(),
         validate_token: config.validate_token,
         allow_compression: config.allow_compression,
@@ -39,6 +43,7 @@ pub fn settings(
         log_keep: config.log_keep,
         client_limits: config.client_limits,
         clients_max: config.clients_max,
+        loads: HashMap::new(),
         storage: config.data_dir.clone().map(|data_dir| StorageSettings {
             data_dir,
             disk_bytes: config.disk_bytes,

@@ -3,12 +3,15 @@
 //! No event of Discord ever crosses between cores: only hand-overs, identify turns, addresses, drain and reports. What is stored goes to the
 //! storage thread in batches (`storage::mail`).
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use rustls::ServerConfig;
+
+use super::client_tls::Requester;
 use super::closes::Closes;
 use super::delays::Delays;
 use super::net::Traffic;
@@ -56,6 +59,8 @@ pub enum ToCore {
     Settings(Box<LiveSettings>),
     /// How short memory is from now on.
     Pressure(Pressure),
+    /// Clients that connect from now on are shown this certificate.
+    ClientTls(Arc<ServerConfig>),
     /// The batch is in the kernel. Emptied but for its marks, to be used again.
     StoreWritten(Batch),
     /// Answer to `ToStore::Read`; `None`: the segment is gone.
@@ -119,8 +124,8 @@ pub enum ToControl {
     Turned { core: usize },
     /// The shard has its session's stream, or has lost it.
     ShardLive { shard: ShardId, is_live: bool },
-    /// An HTTP request that is not a WebSocket upgrade; the socket is blocking and has a send timeout.
-    Page { socket: TcpStream, request: PlainRequest, door: Door },
+    /// An HTTP request that is not a WebSocket upgrade; the requester's socket is blocking and has a send timeout.
+    Page { requester: Requester, request: PlainRequest, door: Door },
     /// The core has drained and its thread ends.
     Drained { core: usize },
     /// Another process takes over.
@@ -164,6 +169,8 @@ pub struct TurnedAway {
     pub silent: u64,
     /// The upgrade took longer than `client_handshake_seconds`.
     pub handshake: u64,
+    /// A TLS handshake that failed.
+    pub tls: u64,
     /// More than `client_payloads_per_minute`.
     pub flood: u64,
     /// Wrong tokens, and more than `client_failed_resumes`.
@@ -171,11 +178,12 @@ pub struct TurnedAway {
 }
 
 impl TurnedAway {
-    pub fn by_reason(&self) -> [(&'static str, u64); 5] {
+    pub fn by_reason(&self) -> [(&'static str, u64); 6] {
         [
             ("full", self.full),
             ("silent", self.silent),
             ("handshake", self.handshake),
+            ("tls", self.tls),
             ("flood", self.flood),
             ("guesses", self.guesses),
         ]

@@ -6,6 +6,7 @@
 pub mod activation;
 pub mod chunk;
 pub mod client;
+pub mod client_tls;
 pub mod clock;
 pub mod closes;
 mod conns;
@@ -68,7 +69,8 @@ pub fn start(
     inherited: Vec<OwnedFd>,
     control: mpsc::Sender<ToControl>,
 ) -> io::Result<Runtime> {
-    let placement = Placement::new(settings.shards.clone(), settings.cores.len());
+    let placement =
+        Placement::new(settings.shards.clone(), settings.cores.len(), |it| settings.loads.get(&it.0).copied());
     let live = settings.live();
     let shared = Arc::new(Shared {
         rules: Rules {
@@ -83,6 +85,7 @@ pub fn start(
         allow_compression: settings.allow_compression,
         clients_max: live.clients_per_core(settings.cores.len()),
         tls: tls::client_config()?,
+        egress: settings.egress.clone().map(Arc::new),
         backend: match settings.backend {
             Backend::IoUring => "io_uring",
             Backend::Epoll => "epoll",
@@ -234,6 +237,7 @@ impl CoreStart {
             control: self.control,
             peers: self.peers,
             keeping: Keeping::new(self.store, self.generation),
+            client_tls: self.settings.client_tls,
             seed: random_seed(),
         });
         core.run()

@@ -1,13 +1,18 @@
 //! What the runtime must be told before the first core starts. `control::config` fills it.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use rustls::ServerConfig;
 
 use crate::cache::CacheFlags;
 use crate::session::client::ClientLimits;
 use crate::shard::group::LogBudget;
+use crate::wire::egress::EgressProxy;
 use crate::wire::{Compression, ShardId};
 
 /// Which kernel interface carries the sockets. `auto` has been decided by then.
@@ -36,8 +41,12 @@ pub struct RuntimeSettings {
     /// From `/gateway/bot`, without query and without trailing slash.
     pub gateway_url: String,
     pub upstream_compression: Compression,
+    /// Through which every connection to Discord goes.
+    pub egress: Option<EgressProxy>,
     /// READY's `resume_gateway_url` to clients: `ws(s)://host[:port]`, no path, query or trailing slash.
     pub externally_accessible_url: String,
+    /// Clients speak TLS; replaced later by `ToCore::ClientTls`.
+    pub client_tls: Option<Arc<ServerConfig>>,
     pub validate_token: bool,
     /// False: `compress=` is ignored and clients get plain text.
     pub allow_compression: bool,
@@ -49,6 +58,8 @@ pub struct RuntimeSettings {
     pub client_limits: ClientLimits,
     /// Clients' connections of all cores together.
     pub clients_max: usize,
+    /// What shards cost the process before this one, by number; a shard that is not in it counts as the mean.
+    pub loads: HashMap<u32, u64>,
     /// `None`: memory alone.
     pub storage: Option<StorageSettings>,
 }

@@ -120,7 +120,7 @@ impl Relay {
         let wants_read = !socket.read_ended && peer.outbox.len() <= PENDING_BYTES_MAX;
         let ends_write = peer.read_ended && socket.outbox.is_empty() && !socket.write_ended;
         // A silent success would wake nobody who waits for this outbox to become empty.
-        let is_awaited = peer.read_ended || (!peer.receiving && !peer.read_ended);
+        let is_awaited = peer.read_ended || !peer.receiving;
         let (bytes, len) = (socket.outbox.as_ptr(), socket.outbox.len());
         let (receiving, cancelling) = (socket.receiving, socket.cancelling);
         if let Some(socket) = &mut self.sockets[at] {

@@ -26,7 +26,7 @@ pub fn cards(cards: &[Card]) -> String {
     let mut html = "<ul class=\"cards\">\n".to_owned();
     for card in cards {
         html += &format!(
-            "<li><b>{}<small>{}</small></b><span>{}</span></li>\n",
+            "<li><b>{} <small>{}</small></b><span>{}</span></li>\n",
             escape(&card.number),
             escape(card.unit),
             escape(&card.what)
@@ -57,6 +57,14 @@ pub fn figure(heading: &str, drawing: &str, table: &str) -> String {
         table => format!("<details><summary>the numbers</summary>{table}</details>"),
     };
     format!("<figure><figcaption>{}</figcaption>{drawing}{numbers}</figure>\n", escape(heading))
+}
+
+/// Words, and the drawing beside them where there is room. Nothing without the drawing.
+pub fn split(text: &str, figure: &str) -> String {
+    if figure.is_empty() {
+        return String::new();
+    }
+    format!("<div class=\"split\">\n<div>{text}</div>\n{figure}</div>\n")
 }
 
 /// Drawings beside each other where there is room.

@@ -11,14 +11,15 @@ use super::options::Options;
 use super::plan::{Between, HEADLINE, Setup};
 use crate::args::Args;
 use crate::run::fake::Fake;
-use crate::run::proc::Usage;
+use crate::run::proc::rss_bytes;
 use crate::run::proxy;
 use crate::run::{Run, in_temp_dir};
 use crate::state::options::Options as StateOptions;
-use crate::state::stage::{machine, mib, settled_rss, start_proxy};
+use crate::state::pages;
+use crate::state::stage::{machine, mib, start_proxy};
 
-/// How long the memory of a proxy alone must stand still before it counts.
-const SETTLE_S: u64 = 4;
+/// Until the memory of a proxy alone counts: its allocator gives back with a delay of some ten seconds.
+const SETTLE: Duration = Duration::from_secs(12);
 /// Lets what the last setup left behind come to its end.
 const BETWEEN: Duration = Duration::from_millis(300);
 /// Setups whose memory is drawn over time.
@@ -94,7 +95,6 @@ async fn weigh(options: &Options, setup: &Setup, dir: &Path, report: &mut Report
     let state = StateOptions {
         shards: setup.shards,
         guilds: 0,
-        settle_s: SETTLE_S,
         cores: options.cores,
         upstream_compression: Some(setup.upstream.to_owned()),
         ..StateOptions::from_args(&Args::default()).map_err(io::Error::other)?
@@ -102,14 +102,12 @@ async fn weigh(options: &Options, setup: &Setup, dir: &Path, report: &mut Report
     let binary = options.proxy.as_deref().ok_or_else(|| io::Error::other("there is no proxy"))?;
     let fake = Fake::start_with(state.discord_words(), dir).await?;
     let proxy = start_proxy(&state, binary, &fake, dir, setup.is_caching).await?;
-    let rss = settled_rss(&state, &proxy).await?;
-    let began = Instant::now();
-    let before = Usage::of(proxy.process.pid);
-    tokio::time::sleep(Duration::from_secs(options.seconds)).await;
-    let cpu_s = Usage::of(proxy.process.pid).cpu_s - before.cpu_s;
-    let cpu_percent = Some(cpu_s / began.elapsed().as_secs_f64() * 100.0);
-    let sample = Sample { rss_mib: Some(mib(rss)), cpu_percent, ..Sample::default() };
-    println!("{:<16} {:.1} MiB", setup.name, mib(rss));
+    tokio::time::sleep(SETTLE).await;
+    // The scrape gives every core the occasion to hand memory back.
+    pages::metrics(&proxy.url).await?;
+    let rss_mib = mib(rss_bytes(proxy.process.pid));
+    let sample = Sample { rss_mib: Some(rss_mib), ..Sample::default() };
+    println!("{:<16} {:.1} MiB", setup.name, rss_mib);
     let step = setup.steps.first().map_or("", |it| it.name.as_str());
     report.case_mut(setup.name, step, None).samples.push(sample);
     proxy.process.stop().await;

@@ -1,9 +1,9 @@
 //! What the page says: the figures that count first, then each claim with its plot and its numbers, and what was missed.
 
 use super::figures::{Case, Figure, Report, Trace};
-use super::html::{Card, beside, cards, document, figure, paragraph, section};
+use super::html::{Card, beside, cards, document, figure, paragraph, section, split};
 use super::plan::{HEADLINE, SINGLE_RATE, TROUBLES, USUAL_RATE, title};
-use super::plot::{Axis, Lines, Point, Scale, Series, bars};
+use super::plot::{Axis, Lines, Point, Scale, Series, bars, tick};
 use super::table::{Table, escape, maybe, number, spread};
 use super::target::{FLOOR_MULTIPLE, Target, cpu_at, targets};
 use super::{floor_table, offered};
@@ -41,11 +41,11 @@ pub fn page(report: &Report) -> String {
 fn head(report: &Report) -> String {
     format!(
         "<header>\n<h1>shardgate, measured</h1>\n<p class=\"lead\">A Discord gateway proxy under the events of {} shards: what it costs, \
-         what it adds, what it loses. Medians of {}.</p>\n</header>\n",
+         what it adds, what it loses. {}.</p>\n</header>\n",
         report.shards,
         match report.repeats {
-            1 => "one run, so nothing here shows its noise".to_owned(),
-            runs => format!("{runs} runs, taken in turn; ranges in brackets"),
+            1 => "One run of everything, so nothing here shows its noise".to_owned(),
+            runs => format!("Medians of {runs} runs, taken in turn; ranges in brackets"),
         }
     )
 }
@@ -116,12 +116,12 @@ fn target_section(report: &Report) -> String {
     );
     let met = targets.iter().filter(|it| it.is_met == Some(true)).count();
     let judged = targets.iter().filter(|it| it.is_met.is_some()).count();
-    let text = format!("{met} of {judged} targets are met.{}", worst(&targets));
+    let text = format!("{met} of {judged} targets are met.{}", missed(&targets));
     section("targets", "Targets, met and missed", &[paragraph(&text), table])
 }
 
-/// The target that is missed by most, in words.
-fn worst(targets: &[Target]) -> String {
+/// How many are missed, in words.
+fn missed(targets: &[Target]) -> String {
     let missed = targets.iter().filter(|it| it.is_met == Some(false)).count();
     match missed {
         0 => String::new(),
@@ -155,9 +155,9 @@ fn cpu_section(report: &Report) -> String {
     });
     let drawing = lines_over_rates(report, "CPU per event over rate", "CPU s per million events", series, false);
     let mut table = Table::new(&[
-        "CPU s per million",
+        "between Discord and clients",
         "events/s",
-        "CPU",
+        "CPU s per million",
         "sleeps per event",
         "% of a core",
         "fake Discord, %",
@@ -181,7 +181,7 @@ fn cpu_section(report: &Report) -> String {
     }
     let text = "One event in, one event out, 0.8 kB on average. At low rates what is paid for is waking up; the more events come at once, \
                 the cheaper each one is. CPU time is that of the whole process, user and system.";
-    section("cpu", "CPU", &[paragraph(text), figure("CPU per million events", &drawing, &table.html())])
+    section("cpu", "CPU", &[split(&paragraph(text), &figure("CPU per million events", &drawing, &table.html()))])
 }
 
 fn latency_section(report: &Report) -> String {
@@ -192,7 +192,7 @@ fn latency_section(report: &Report) -> String {
     }
     let drawing = lines_over_rates(report, "Latency over rate", "from sending to reading", series, true);
     let mut table = Table::new(&[
-        "latency",
+        "between Discord and clients",
         "events/s",
         "p50, µs",
         "p99, µs",
@@ -224,7 +224,11 @@ fn latency_section(report: &Report) -> String {
     let text = "From the moment the fake Discord writes an event to the moment a client reads it, so the load test's own share is in it: the dashed \
                 lines are the same clients without a proxy. What is called added is the difference of the two percentiles. Where the load \
                 test and the proxy want more than the machine has, everything waits, and latency says no more about the proxy alone.";
-    section("latency", "Latency", &[paragraph(text), figure("Percentiles of latency", &drawing, &table.html())])
+    section(
+        "latency",
+        "Latency",
+        &[split(&paragraph(text), &figure("Percentiles of latency", &drawing, &table.html()))],
+    )
 }
 
 fn floor_section(report: &Report) -> String {
@@ -247,7 +251,7 @@ fn floor_section(report: &Report) -> String {
     let lines = Lines {
         what: "Multiples of the floor over rate",
         x: rate_axis(report),
-        y: Axis { label: "times the floor", scale, ticks: None, write: number },
+        y: Axis { label: "times the floor", scale, ticks: None, write: tick },
         series,
         marks: Vec::new(),
         limit: Some((FLOOR_MULTIPLE, format!("target {FLOOR_MULTIPLE}"))),
@@ -262,7 +266,11 @@ fn floor_section(report: &Report) -> String {
                 finds every event's number, logs it, and writes each client's own number into it, is compared without cache and without compression. \
                 glommio's TCP is beside it because the proxy uses glommio for storage and not for sockets.";
     let table = floor_table(report).html();
-    section("floor", "The floor", &[paragraph(text), figure("CPU as a multiple of the floor", &drawing, &table)])
+    section(
+        "floor",
+        "The floor",
+        &[split(&paragraph(text), &figure("CPU as a multiple of the floor", &drawing, &table))],
+    )
 }
 
 fn encoding_section(report: &Report) -> String {
@@ -292,7 +300,7 @@ fn encoding_section(report: &Report) -> String {
     let heading = format!("CPU s per million events, {} events/s", number(USUAL_RATE.into()));
     let text = "All state cached. Where nothing else is said Discord sends zlib-stream without TLS, and clients take plain text. Compression to clients is \
                 per connection; TLS is towards Discord, as with a real bot.";
-    section("encodings", "Encodings and TLS", &[paragraph(text), figure(&heading, &drawing, &table.html())])
+    section("encodings", "Encodings and TLS", &[split(&paragraph(text), &figure(&heading, &drawing, &table.html()))])
 }
 
 fn trouble_section(report: &Report) -> String {
@@ -363,14 +371,14 @@ fn memory_over_time(trace: &Trace) -> String {
             label: "seconds of traffic",
             scale: Scale::linear(trace.points.iter().map(|it| it.0)),
             ticks: None,
-            write: number,
+            write: tick,
         },
         y: Axis {
             label: "RSS, MiB",
             // Room for the words of the marks.
             scale: Scale::linear(trace.points.iter().map(|it| it.1 * 1.1)),
             ticks: None,
-            write: number,
+            write: tick,
         },
         series: vec![Series {
             name: "RSS".to_owned(),
@@ -417,7 +425,7 @@ fn limits_section(report: &Report) -> String {
     );
     let idle = report.spread("idle", "idle", Figure::CpuPercent);
     row("no event, all shards and clients there", spread(idle), "% of a core".to_owned());
-    for setup in ["alone-none", "alone-zlib", "alone-zstd"] {
+    for setup in ["alone-zlib", "alone-none", "alone-zstd"] {
         row(title(setup), spread(report.spread(setup, "alone", Figure::Rss)), "MiB resident".to_owned());
     }
     let text = "A flood has no rate: the fake Discord sends whatever its clients take, with the proxy, the fake Discord and all clients on the same CPUs. What \
@@ -495,7 +503,7 @@ fn lines_over_rates(
     let values: Vec<f64> = series.iter().flat_map(|it| &it.points).flat_map(|it| [it.y.min, it.y.max]).collect();
     let y = match is_time {
         true => Axis { label, scale: Scale::decades(values.into_iter()), ticks: None, write: time },
-        false => Axis { label, scale: Scale::linear(values.into_iter()), ticks: None, write: number },
+        false => Axis { label, scale: Scale::linear(values.into_iter()), ticks: None, write: tick },
     };
     Lines { what, x: rate_axis(report), y, series, marks: Vec::new(), limit: None }.html()
 }

@@ -156,10 +156,14 @@ pub fn whole(options: &Options) -> Vec<Setup> {
             steps: vec![step("flood", Scenario::Steady, f64::INFINITY, options.seconds)],
             ..new("flood", "as fast as it goes")
         },
-        alone("alone-none", "no guilds, no clients, Discord without compression", "none"),
         alone("alone-zlib", "no guilds, no clients, Discord with zlib-stream", "zlib-stream"),
-        alone("alone-zstd", "no guilds, no clients, Discord with zstd-stream", "zstd-stream"),
     ]);
+    if !options.is_quick {
+        setups.extend([
+            alone("alone-none", "no guilds, no clients, Discord without compression", "none"),
+            alone("alone-zstd", "no guilds, no clients, Discord with zstd-stream", "zstd-stream"),
+        ]);
+    }
     setups.retain(|it| options.only.is_empty() || options.only.iter().any(|only| it.name.starts_with(only.as_str())));
     setups
 }

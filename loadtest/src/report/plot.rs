@@ -9,7 +9,7 @@ use super::table::{escape, number};
 
 const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 320.0;
-const LEFT: f64 = 62.0;
+const LEFT: f64 = 76.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 46.0;
@@ -18,7 +18,7 @@ const TICKS_MAX: f64 = 6.0;
 const BAR_ROW: f64 = 44.0;
 const BAR: f64 = 14.0;
 /// What the figure behind the longest bar needs.
-const BAR_TEXT: f64 = 150.0;
+const BAR_TEXT: f64 = 175.0;
 
 /// Where a value is between the ends of an axis.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -110,7 +110,7 @@ pub struct Lines {
     pub series: Vec<Series>,
     /// Places on the x axis with a word.
     pub marks: Vec<(f64, String)>,
-    /// A place on the y axis with a word.
+    /// A place on the y axis, and its word for the legend of several lines.
     pub limit: Option<(f64, String)>,
 }
 
@@ -126,6 +126,9 @@ impl Lines {
             for series in self.series.iter().filter(|it| !it.points.is_empty()) {
                 let dash = if series.is_dashed { " dash" } else { "" };
                 html += &format!("<li><i class=\"{}{dash}\"></i>{}</li>", series.class, escape(&series.name));
+            }
+            if let Some((_, word)) = &self.limit {
+                html += &format!("<li><i class=\"limit dash\"></i>{}</li>", escape(word));
             }
             html += "</ul>";
         }
@@ -155,19 +158,17 @@ impl Lines {
         }
         put(format!("<path class=\"axis\" d=\"M{LEFT} {bottom}H{right}\"/>"));
         let middle = (LEFT + right) / 2.0;
-        put(format!("<text class=\"mid name\" x=\"{middle}\" y=\"{}\">{}</text>", HEIGHT - 8.0, escape(self.x.label)));
-        let (x, y) = (14.0, (TOP + bottom) / 2.0);
+        put(format!("<text class=\"mid\" x=\"{middle}\" y=\"{}\">{}</text>", HEIGHT - 8.0, escape(self.x.label)));
+        let (x, y) = (13.0, (TOP + bottom) / 2.0);
         let name = escape(self.y.label);
-        put(format!("<text class=\"mid name\" transform=\"translate({x} {y}) rotate(-90)\">{name}</text>"));
+        put(format!("<text class=\"mid upright\" transform=\"translate({x} {y}) rotate(-90)\">{name}</text>"));
         for (at, word) in &self.marks {
             let x = self.x_of(*at);
             put(format!("<path class=\"mark\" d=\"M{x:.1} {TOP}V{bottom}\"/>"));
             put(format!("<text class=\"word\" x=\"{:.1}\" y=\"{}\">{}</text>", x + 4.0, TOP + 10.0, escape(word)));
         }
-        if let Some((at, word)) = &self.limit {
-            let y = self.y_of(*at);
-            put(format!("<path class=\"limit\" d=\"M{LEFT} {y:.1}H{right}\"/>"));
-            put(format!("<text class=\"end word\" x=\"{right}\" y=\"{:.1}\">{}</text>", y - 5.0, escape(word)));
+        if let Some((at, _)) = &self.limit {
+            put(format!("<path class=\"limit\" d=\"M{LEFT} {:.1}H{right}\"/>", self.y_of(*at)));
         }
     }
 
@@ -206,6 +207,11 @@ impl Lines {
     fn y_of(&self, value: f64) -> f64 {
         HEIGHT - BOTTOM - self.y.scale.place(value) * (HEIGHT - TOP - BOTTOM)
     }
+}
+
+/// A place on an axis: no more digits than it needs.
+pub fn tick(value: f64) -> String {
+    format!("{}", (value * 1e6).round() / 1e6)
 }
 
 impl Axis {
@@ -272,6 +278,7 @@ mod tests {
         assert_eq!((scale.place(0.0), scale.place(1e9)), (0.0, 1.0));
         assert_eq!(Scale::decades([10.0].into_iter()), Scale::Log { min: 10.0, max: 100.0 });
         assert_eq!(Scale::decades([].into_iter()).ticks(), [1.0, 10.0]);
+        assert_eq!([2.5, 80.0, 0.1 + 0.2].map(tick), ["2.5", "80", "0.3"]);
     }
 
     fn lines(points: &[(f64, f64)]) -> Lines {

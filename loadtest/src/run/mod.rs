@@ -146,8 +146,9 @@ impl<'a> Run<'a> {
     }
 
     fn new(options: &'a Options, fake: Fake, middle: Middle, url: &str) -> io::Result<Self> {
-        let roots = match &fake.address.cert {
-            Some(path) if options.is_direct => tls::roots_from(Path::new(path))?,
+        let roots = match (&middle, &fake.address.cert) {
+            (Middle::Proxy(proxy), _) => proxy.roots.clone(),
+            (Middle::Nothing, Some(path)) => tls::roots_from(Path::new(path))?,
             _ => None,
         };
         let may_stall = options.scenarios.contains(&Scenario::Stalled);

@@ -24,6 +24,7 @@ pub const SPECS: &[Spec] = &[
     ("upstream-compression", Some("NAME"), "the proxy's; default its own"),
     ("config", Some("PATH"), "a JSON object whose keys are added to the proxy's configuration"),
     ("tls", None, "the fake Discord speaks TLS"),
+    ("client-tls", None, "clients speak TLS to the proxy"),
     ("direct", None, "no proxy: clients connect to the fake Discord, which shows what the load test itself costs"),
     ("relay", Some("KIND"), "no proxy but a bare relay: epoll, ring, glommio; what moving the bytes costs at least"),
     ("no-cache", None, "all of the proxy's cache flags are off"),
@@ -50,6 +51,7 @@ pub struct Options {
     pub upstream_compression: Option<String>,
     pub config: Option<PathBuf>,
     pub is_tls: bool,
+    pub is_client_tls: bool,
     pub is_direct: bool,
     /// A bare relay in the proxy's place.
     pub relay: Option<Kind>,
@@ -84,6 +86,7 @@ impl Options {
             upstream_compression: args.text("upstream-compression").map(str::to_owned),
             config: args.text("config").map(PathBuf::from),
             is_tls: args.has("tls"),
+            is_client_tls: args.has("client-tls"),
             is_direct: args.has("direct"),
             relay: args.text("relay").map(|_| args.get("relay", Kind::Epoll)).transpose()?,
             is_caching: !args.has("no-cache"),

@@ -15,6 +15,7 @@ use super::options::Options;
 use super::port::Port;
 use super::proc::Process;
 use crate::http;
+use crate::tls::{self, Roots};
 
 /// Until it serves every shard.
 const START: Duration = Duration::from_secs(120);
@@ -44,8 +45,10 @@ pub enum Death {
 }
 
 pub struct Proxy {
-    /// `ws://127.0.0.1:PORT`
+    /// `ws://127.0.0.1:PORT`, or `wss`.
     pub url: String,
+    /// Whom its clients must trust.
+    pub roots: Roots,
     pub process: Process,
     /// Of the process that runs now; also for who cannot have this value meanwhile.
     pub pid: Rc<Cell<u32>>,
@@ -53,7 +56,7 @@ pub struct Proxy {
     binary: PathBuf,
     config: PathBuf,
     cert: Option<String>,
-    port: Port,
+    _port: Port,
 }
 
 impl Proxy {
@@ -74,6 +77,13 @@ impl Proxy {
         };
         let config = |port| {
             let mut keys = config(options, fake, port)?;
+            if options.is_client_tls {
+                let (cert, key) = (dir.join("client-cert.pem"), dir.join("client-key.pem"));
+                tls::write_throw_away(&cert, &key)?;
+                keys["externally_accessible_url"] = format!("wss://127.0.0.1:{port}").into();
+                keys["tls_cert"] = cert.display().to_string().into();
+                keys["tls_key"] = key.display().to_string().into();
+            }
             if let Some(data_dir) = data_dir {
                 std::fs::create_dir_all(data_dir)?;
                 keys["data_dir"] = data_dir.display().to_string().into();
@@ -92,14 +102,18 @@ impl Proxy {
         config: impl FnOnce(u16) -> io::Result<Value>,
     ) -> io::Result<Self> {
         let port = Port::reserve()?;
-        let url = format!("ws://127.0.0.1:{}", port.number);
+        let config = config(port.number)?;
+        let roots = config["tls_cert"].as_str().map(|it| tls::roots_from(Path::new(it))).transpose()?.flatten();
+        let s = if roots.is_some() { "s" } else { "" };
+        let url = format!("ws{s}://127.0.0.1:{}", port.number);
         let config_path = dir.join(format!("{name}.json"));
-        std::fs::write(&config_path, config(port.number)?.to_string())?;
+        std::fs::write(&config_path, config.to_string())?;
         let log = dir.join(format!("{name}.log"));
         let cert = fake.address.cert.clone();
         let process = launch(binary, &config_path, cert.as_deref(), &log)?;
         let pid = Rc::new(Cell::new(process.pid));
-        let mut proxy = Self { url, process, pid, log, binary: binary.to_owned(), config: config_path, cert, port };
+        let binary = binary.to_owned();
+        let mut proxy = Self { url, roots, process, pid, log, binary, config: config_path, cert, _port: port };
         proxy.wait().await?;
         Ok(proxy)
     }
@@ -122,9 +136,9 @@ impl Proxy {
     }
 
     async fn wait(&mut self) -> io::Result<()> {
-        let url = format!("http://127.0.0.1:{}/readyz", self.port.number);
+        let url = format!("{}/readyz", self.url.replacen("ws", "http", 1));
         for _ in 0..START.as_millis() / POLL.as_millis() {
-            if let Ok((200, _)) = http::call("GET", &url, "", None).await {
+            if let Ok((200, _)) = http::call("GET", &url, "", self.roots.clone()).await {
                 return Ok(());
             }
             if let Some(status) = self.process.exited() {

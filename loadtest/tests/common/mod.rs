@@ -7,6 +7,7 @@ pub mod folder;
 pub mod judged;
 pub mod proxy;
 pub mod raw;
+pub mod relay;
 pub mod stats;
 
 use std::time::Duration;

@@ -11,6 +11,7 @@ use loadtest::http;
 use loadtest::run::port::Port;
 use loadtest::run::proc::Process;
 use loadtest::run::proxy::Death;
+use loadtest::tls::{self, Roots};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -56,8 +57,10 @@ pub fn cores() -> usize {
 }
 
 pub struct Proxy {
-    /// `ws://127.0.0.1:PORT`
+    /// `ws://127.0.0.1:PORT`, or `wss` when it was given a certificate.
     pub url: String,
+    /// For its pages over TLS.
+    pub roots: Roots,
     pub process: Process,
     log: PathBuf,
     arguments: Vec<String>,
@@ -88,7 +91,9 @@ impl Proxy {
     ) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let port = Port::reserve().unwrap();
-        let url = format!("ws://127.0.0.1:{}", port.number);
+        let roots = keys["tls_cert"].as_str().and_then(|it| tls::roots_from(Path::new(it)).unwrap());
+        let s = if roots.is_some() { "s" } else { "" };
+        let url = format!("ws{s}://127.0.0.1:{}", port.number);
         let mut config = json!({
             "token": "fake",
             "intents": INTENTS,
@@ -107,18 +112,19 @@ impl Proxy {
         if let Some(cert) = &discord.cert {
             environment.push(("SSL_CERT_FILE", cert.clone()));
         }
-        Self::launched(url, arguments, environment, log, port)
+        Self::launched(url, roots, arguments, environment, log, port)
     }
 
     /// Starts it with these arguments and variables alone, which tell it to listen at `port`, and waits for nothing.
     pub fn spawn_with(arguments: &[&str], environment: Vec<(&'static str, String)>, port: Port) -> Self {
         let name = format!("proxy-{}-at-{}.log", std::process::id(), port.number);
         let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        Self::launched(format!("ws://127.0.0.1:{}", port.number), arguments, environment, log, port)
+        Self::launched(format!("ws://127.0.0.1:{}", port.number), Roots::default(), arguments, environment, log, port)
     }
 
     fn launched(
         url: String,
+        roots: Roots,
         arguments: &[&str],
         environment: Vec<(&'static str, String)>,
         log: PathBuf,
@@ -126,7 +132,7 @@ impl Proxy {
     ) -> Self {
         let arguments: Vec<String> = arguments.iter().map(|it| it.to_string()).collect();
         let process = launch(&arguments, &environment, &log);
-        Self { url, process, log, arguments, environment, _port: port }
+        Self { url, roots, process, log, arguments, environment, _port: port }
     }
 
     /// Ends it and starts it again at once, with the same configuration on the same port, and waits for nothing else.
@@ -195,7 +201,7 @@ impl Proxy {
     /// Status and body of a page; status 0 when nobody listens.
     pub async fn page(&self, path: &str) -> (u16, String) {
         let url = format!("{}{path}", self.url.replacen("ws", "http", 1));
-        http::call("GET", &url, "", None).await.unwrap_or_default()
+        http::call("GET", &url, "", self.roots.clone()).await.unwrap_or_default()
     }
 
     /// The value of one line of the metrics, `name{labels}`; `None` when there is no such line.
@@ -206,6 +212,16 @@ impl Proxy {
 
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Its environment, for another command with the same configuration.
+    pub fn environment(&self) -> &[(&'static str, String)] {
+        &self.environment
+    }
+
+    /// How it has ended, if it has.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.process.exited()
     }
 
     /// How it ends by itself.

@@ -2,7 +2,11 @@
 //!
 //! A reader judges one value by itself. Not here: what concerns several keys at once (`config::join`).
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
 use super::{Config, CoresWanted, Notice};
+use crate::control::access::AdminKey;
 use crate::control::address;
 use crate::control::keys::{Found, Refusal};
 
@@ -17,9 +21,17 @@ pub fn object(found: &Found<'_>, _: &mut Config, _: &mut Vec<Notice>) -> Result<
     found.object().map(drop)
 }
 
-/// A key that is known, and that nothing may be given for.
-pub fn none(found: &Found<'_>, _: &mut Config, _: &mut Vec<Notice>) -> Result<(), Refusal> {
-    Err(found.refuse("no such key: this version connects to Discord directly only"))
+pub fn admin_key(found: &Found<'_>, config: &mut Config, _: &mut Vec<Notice>) -> Result<(), Refusal> {
+    const WANTED: &str = "a key of at least 16 printable characters without white space";
+    config.admin_key = Some(AdminKey::new(found.text(WANTED)?).ok_or_else(|| found.refuse(WANTED))?);
+    Ok(())
+}
+
+/// Whether there is a file, and what is in it, is seen when it is read.
+pub fn path(found: &Found<'_>, into: &mut Option<PathBuf>) -> Result<(), Refusal> {
+    const WANTED: &str = "the path of a PEM file";
+    *into = Some(found.text(WANTED).map(PathBuf::from)?).filter(|it| !it.as_os_str().is_empty());
+    if into.is_none() { Err(found.refuse(WANTED)) } else { Ok(()) }
 }
 
 /// The file itself is opened only if the token is taken from it. A path is shown in messages, so the token itself must not be taken for one.
@@ -78,12 +90,18 @@ pub fn cores(found: &Found<'_>) -> Result<CoresWanted, Refusal> {
     Ok(CoresWanted::List(cpus))
 }
 
-pub fn data_dir(found: &Found<'_>, config: &mut Config, _: &mut Vec<Notice>) -> Result<(), Refusal> {
+/// It holds what clients were told and Discord's sessions, so nobody else may write there.
+pub fn data_dir(found: &Found<'_>, config: &mut Config, notices: &mut Vec<Notice>) -> Result<(), Refusal> {
     const WANTED: &str = "a writable directory";
     let path = std::path::PathBuf::from(found.text(WANTED)?);
     let writable = rustix::fs::access(&path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
     if !path.is_dir() || writable.is_err() {
         return Err(found.refuse(WANTED));
+    }
+    if path.metadata().is_ok_and(|it| it.permissions().mode() & 0o002 != 0) {
+        let line =
+            "anybody on this machine may write to `data_dir`, and have false events told to bots; remedy: chmod 700";
+        notices.push(Notice::Warning(format!("{line} {}", path.display())));
     }
     config.data_dir = Some(path);
     Ok(())

@@ -222,7 +222,7 @@ pub const SECTIONS: &[Section] = &[
                     wanted: "a URL without path such as `ws://proxy:7878`",
                     read: readers::externally_accessible_url,
                 },
-                otherwise: Unset("`ws://localhost:PORT`"),
+                otherwise: Unset("`ws://localhost:PORT`, or `wss` with `tls_cert`"),
                 meaning: "Where bots reach the proxy: it goes into READY and `/gateway/bot`. Set it when bots run elsewhere.",
                 ..KEY
             },
@@ -301,6 +301,52 @@ pub const SECTIONS: &[Section] = &[
                 otherwise: Value("100"),
                 reload: AtOnce,
                 meaning: "Accepted for gateway-proxy's sake and not needed: the log replaces it.",
+                ..KEY
+            },
+        ],
+    },
+    Section {
+        title: "Security",
+        keys: &[
+            Key {
+                name: "admin_key",
+                shape: Text {
+                    wanted: "a key of at least 16 printable characters without white space",
+                    read: readers::admin_key,
+                },
+                otherwise: Unset("none"),
+                is_secret: true,
+                meaning: "`Authorization: Bearer KEY` for `/metrics`, `/stats` and `/cache/…`: wanted on the gateway's port from everybody, on `admin_bind` from other machines.",
+                ..KEY
+            },
+            Key {
+                name: "tls_cert",
+                shape: Text {
+                    wanted: "the path of a PEM file",
+                    read: |found, config, _| readers::path(found, &mut config.tls_cert),
+                },
+                otherwise: Unset("none: clients speak without TLS"),
+                meaning: "The chain of certificates that clients are shown, our own first: with it the gateway's port speaks TLS alone, pages included. The file is read again when it changes.",
+                ..KEY
+            },
+            Key {
+                name: "tls_key",
+                shape: Text {
+                    wanted: "the path of a PEM file",
+                    read: |found, config, _| readers::path(found, &mut config.tls_key),
+                },
+                otherwise: Unset("none"),
+                meaning: "The private key of `tls_cert`, not encrypted.",
+                ..KEY
+            },
+            Key {
+                name: "tls_client_ca",
+                shape: Text {
+                    wanted: "the path of a PEM file",
+                    read: |found, config, _| readers::path(found, &mut config.tls_client_ca),
+                },
+                otherwise: Unset("none: nobody is asked for a certificate"),
+                meaning: "Only clients with a certificate that one of these has signed get in; health checks then need `admin_bind`.",
                 ..KEY
             },
         ],
@@ -413,12 +459,15 @@ pub const SECTIONS: &[Section] = &[
             Key {
                 name: "egress_proxy",
                 shape: Text {
-                    wanted: "nothing yet: this version connects to Discord directly only",
-                    read: readers::none,
+                    wanted: "`http://user:password@host:port` or `socks5://user:password@host:port`",
+                    read: |found, config, _| {
+                        config.egress_proxy = Some(address::egress_proxy(found)?);
+                        Ok(())
+                    },
                 },
-                otherwise: Unset("none"),
+                otherwise: Unset("none: Discord is reached directly"),
                 is_secret: true,
-                meaning: "Not supported yet; a value is refused, so that nobody believes in a way that is not taken.",
+                meaning: "A proxy (HTTP's CONNECT, or SOCKS5) for everything sent to Discord, which also resolves Discord's names. User and password are percent-encoded, or left out. With `twilight_http_proxy` it carries the gateway alone.",
                 ..KEY
             },
         ],

@@ -268,13 +268,47 @@ fn the_default_url_follows_the_port() {
 }
 
 #[test]
-fn an_egress_proxy_is_refused_and_its_password_not_shown() {
-    let line = refusal_with(r#""egress_proxy":"http://user:hush@proxy:3128""#);
-    assert_eq!(
-        line,
-        "egress_proxy: found a string, wanted no such key: this version connects to Discord directly only"
+fn an_egress_proxy_is_read_and_its_password_not_shown() {
+    let config = config_with(r#""egress_proxy":"http://user:hush@proxy:3128""#);
+    assert_eq!(config.egress_proxy.as_ref().unwrap().to_string(), "http://proxy:3128");
+    assert!(!format!("{config:?}").contains("hush"));
+    let line = refusal_with(r#""egress_proxy":"http://user:hush@proxy""#);
+    assert!(
+        line.starts_with("egress_proxy: found a string, wanted \"http://") && line.ends_with("no port from 1 to 65535")
     );
-    assert!(read_with(r#""egress_proxy":null"#).is_ok());
+    assert!(config_with(r#""egress_proxy":null"#).egress_proxy.is_none());
+}
+
+#[test]
+fn a_certificate_and_its_key_go_together_and_change_the_default_url() {
+    let config = config_with(r#""tls_cert":"c.pem","tls_key":"k.pem","port":8000"#);
+    assert_eq!(config.externally_accessible_url, "wss://localhost:8000");
+    let files = config.tls.unwrap();
+    assert_eq!((files.cert, files.key, files.client_ca), ("c.pem".into(), "k.pem".into(), None));
+    assert!(refusal_with(r#""tls_cert":"c.pem""#).starts_with("tls_key: found nothing, wanted "));
+    assert!(refusal_with(r#""tls_key":"k.pem""#).starts_with("tls_cert: found nothing, wanted "));
+    assert!(refusal_with(r#""tls_client_ca":"ca.pem""#).starts_with("tls_cert: found nothing, wanted "));
+}
+
+#[test]
+fn an_admin_key_is_long_enough_and_not_shown() {
+    assert!(config_with(r#""admin_key":"hush-hush-hush-hush""#).admin_key.is_some());
+    let line = refusal_with(r#""admin_key":"hush""#);
+    assert_eq!(line, "admin_key: found a string, wanted a key of at least 16 printable characters without white space");
+}
+
+#[test]
+fn a_data_directory_that_anybody_may_write_to_is_accepted_with_a_warning() {
+    use std::os::unix::fs::PermissionsExt;
+    let path = std::env::temp_dir().join(format!("shardgate-open-{}", std::process::id()));
+    std::fs::create_dir_all(&path).unwrap();
+    for (mode, warned) in [(0o700, false), (0o755, false), (0o777, true)] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let (_, notices) = read_with(&format!(r#""data_dir":"{}""#, path.display())).unwrap();
+        let is_warned = matches!(&notices[..], [Notice::Warning(line)] if line.contains("chmod 700"));
+        assert_eq!((is_warned, notices.is_empty()), (warned, !warned), "{mode:o}");
+    }
+    std::fs::remove_dir(path).unwrap();
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod seating;
 mod upstream;
 
 pub use self::keeping::Keeping;
+use self::keeping::Restored;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -20,10 +21,11 @@ use std::io;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use rustls::ClientConfig;
+use rustls::{ClientConfig, ServerConfig};
 use tracing::{info, warn};
 
 use super::client::{Client, Phase};
+use super::client_tls::Failures;
 use super::clock;
 use super::conns::{Conn, Conns};
 use super::delays::Delays;
@@ -35,6 +37,7 @@ use crate::session::client::Rules;
 use crate::session::upstream::Status;
 use crate::shard::group::Group;
 use crate::shard::seat::SeatKey;
+use crate::wire::egress::EgressProxy;
 use crate::wire::{CloseCode, Compression};
 
 /// How often blocked clients are looked at and logs are trimmed by age.
@@ -52,6 +55,8 @@ pub struct Shared {
     /// Sockets of clients on one core.
     pub clients_max: usize,
     pub tls: Arc<ClientConfig>,
+    /// Every connection to Discord goes through it.
+    pub egress: Option<Arc<EgressProxy>>,
     pub backend: &'static str,
 }
 
@@ -105,6 +110,11 @@ pub struct Core<N: Net> {
     delays: Delays,
     closes: CloseReport,
     keeping: Keeping,
+    /// What a client that connects now is shown; `None`: no TLS.
+    client_tls: Option<Arc<ServerConfig>>,
+    tls_failures: Failures,
+    /// What a client's TLS decrypts to, all clients in turn.
+    client_plain: Vec<u8>,
 }
 
 /// Whether a client's connection goes on.
@@ -124,6 +134,7 @@ pub struct Parts<N: Net> {
     pub control: mpsc::Sender<ToControl>,
     pub peers: Vec<CoreSender>,
     pub keeping: Keeping,
+    pub client_tls: Option<Arc<ServerConfig>>,
     pub seed: u64,
 }
 
@@ -153,6 +164,9 @@ impl<N: Net> Core<N> {
             delays: Delays::default(),
             closes: CloseReport::default(),
             keeping: parts.keeping,
+            client_tls: parts.client_tls,
+            tls_failures: Failures::default(),
+            client_plain: Vec::new(),
         }
     }
 
@@ -164,8 +178,12 @@ impl<N: Net> Core<N> {
             self.on_shard_timeout(now, at);
         }
         loop {
-            let rest = self.timers.peek().map(|Reverse((due, _))| due.saturating_duration_since(clock::now()));
-            self.net.turn(if self.snapshots.are_due() { Some(Duration::ZERO) } else { rest })?;
+            let timeout = match self.timers.peek() {
+                _ if self.keeping.is_restoring() || self.snapshots.are_due() => Some(Duration::ZERO),
+                Some(Reverse((due, _))) => Some(due.saturating_duration_since(clock::now())),
+                None => None,
+            };
+            self.net.turn(timeout)?;
             let now = clock::now();
             self.snapshots.begin_turn();
             self.pump_snapshots(now);
@@ -173,6 +191,7 @@ impl<N: Net> Core<N> {
                 self.on_event(now, event);
             }
             self.run_timers(now);
+            self.restore_some(now);
             self.pump_dirty(now);
             self.run_actions_of_pumping(now);
             self.note_delay(now);
@@ -228,7 +247,7 @@ impl<N: Net> Core<N> {
                 link.token = None;
                 let reason = error.map_or_else(|| "end of stream".to_owned(), |it| it.to_string());
                 if link.is_connecting() {
-                    warn!(shard, host = link.url.host, cause = reason, "cannot connect");
+                    warn!(shard, host = link.peer().0, cause = reason, "cannot connect");
                     self.connect_next(now, at);
                 } else {
                     info!(shard, cause = reason, "the connection to Discord ended");
@@ -300,6 +319,7 @@ impl<N: Net> Core<N> {
                     self.mark_dirty(at);
                 }
             }
+            ToCore::ClientTls(config) => self.client_tls = Some(config),
             ToCore::StoreWritten(batch) => self.on_store_written(now, batch),
             ToCore::StoreSegment { shard, index, segment } => {
                 if let Some(at) = self.place_of(shard) {
@@ -308,17 +328,17 @@ impl<N: Net> Core<N> {
             }
             ToCore::StoreState { shard, blob } => {
                 if let Some(at) = self.place_of(shard) {
-                    self.on_store_state(at, &blob);
+                    self.keeping.take_in(Restored::State(at, blob));
                 }
             }
             ToCore::StoreStateLost { shard } => {
                 if let Some(at) = self.place_of(shard) {
-                    self.on_store_state_lost(now, at);
+                    self.keeping.take_in(Restored::Lost(at));
                 }
             }
             ToCore::StoreStateComplete { shard } => {
                 if let Some(at) = self.place_of(shard) {
-                    self.on_store_state_complete(now, at);
+                    self.keeping.take_in(Restored::Complete(at));
                 }
             }
             ToCore::StoreTail { shard, tail } => {
@@ -403,7 +423,7 @@ impl<N: Net> Core<N> {
                     return Fate::Gone;
                 }
                 match client.phase {
-                    Phase::Http(_) => core.turn_away(token),
+                    Phase::Http(_) => core.turn_away(token, client),
                     Phase::Open => core.dismiss(now, token, client, CloseCode::UNKNOWN_ERROR, "The proxy restarts."),
                     _ => {
                         core.net.close(token, Duration::ZERO);

@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::{Core, Fate};
 use crate::runtime::client::{Client, HandOver, Phase, Request, Seated};
+use crate::runtime::client_tls::Requester;
 use crate::runtime::conns::Conn;
 use crate::runtime::mesh::{Door, ToControl, ToCore};
 use crate::runtime::net::{Net, Token};
@@ -41,6 +42,10 @@ impl<N: Net> Core<N> {
             None => self.dismiss(now, token, client, CloseCode::INVALID_SHARD, "Invalid shard."),
             Some((core, at)) if core == self.index => self.seat(now, token, client, at, request),
             Some((core, _)) => {
+                if !self.seal(token, client) {
+                    self.net.close(token, Duration::ZERO);
+                    return Fate::Gone;
+                }
                 let unread = std::mem::take(bytes).to_vec();
                 client.phase = Phase::Moving { request, to_core: core, unread };
                 self.net.release(token);
@@ -100,7 +105,7 @@ impl<N: Net> Core<N> {
                         seq = resume.seq,
                         "client's session is unknown or its events are gone: op 9"
                     );
-                    client.tell_invalid_session(self.net.queue(token));
+                    client.tell_invalid_session(&mut self.net, token);
                     client.conversation.on_invalid_session(now);
                     self.run_actions(now, at);
                     return Fate::Stays;
@@ -124,7 +129,10 @@ impl<N: Net> Core<N> {
         let Some(Conn::Client(mut client)) = self.conns.remove(token) else { return };
         match std::mem::replace(&mut client.phase, Phase::Open) {
             Phase::Page(request) => match sys::into_blocking(socket, PAGE_SEND_MAX) {
-                Ok(socket) => self.tell_control(ToControl::Page { socket, request, door: Door::Gateway }),
+                Ok(socket) => {
+                    let requester = Requester::new(socket, client.tls, unsent);
+                    self.tell_control(ToControl::Page { requester, request, door: Door::Gateway });
+                }
                 Err(error) => debug!("cannot answer a page: {error}"),
             },
             Phase::Moving { request, to_core, unread } => {
@@ -185,7 +193,7 @@ impl<N: Net> Core<N> {
         self.with_client(token, |core, client| {
             client.seated = None;
             client.blocked = None;
-            client.tell_invalid_session(core.net.queue(token));
+            client.tell_invalid_session(&mut core.net, token);
             client.conversation.on_invalid_session(now);
             core.arm_client(token, client);
             Fate::Stays

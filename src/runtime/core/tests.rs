@@ -125,11 +125,12 @@ fn core(now: Instant) -> (Core<Stage>, mpsc::Receiver<ToControl>) {
             shard_count: 1,
             limits: ClientLimits::default(),
         },
-        placement: Placement::new(0..1, 1),
+        placement: Placement::new(0..1, 1, |_| None),
         upstream_compression: Compression::None,
         allow_compression: true,
         clients_max: 4,
         tls: tls::client_config().unwrap(),
+        egress: None,
         backend: "stage",
     };
     let budget = LogBudget { bytes: 64 << 20, keep: Duration::from_secs(3600) };
@@ -143,6 +144,7 @@ fn core(now: Instant) -> (Core<Stage>, mpsc::Receiver<ToControl>) {
         control,
         peers: Vec::new(),
         keeping: Keeping::new(None, None),
+        client_tls: None,
         seed: 1,
     };
     (Core::new(parts), mail_of_control)
@@ -188,7 +190,7 @@ fn message(core: &mut Core<Stage>, now: Instant, s: u64, len: usize) {
 fn seated(core: &mut Core<Stage>, now: Instant) -> Token {
     let token = core.net.open();
     let mut client = Client::new(now, ClientLimits::default().handshake);
-    client.open(Compression::None, core.net.queue(token));
+    client.open(Compression::None, &mut core.net, token);
     let identify = Identify { token: BotToken("secret".to_owned()), shard: None, intents: 1, compress: false };
     let key = core.group.shards[0].identify(&identify, [7; 12]).unwrap();
     client.seated = Some(Seated { shard: 0, key });
@@ -336,7 +338,7 @@ fn who_resumes_takes_the_session_from_the_connection_that_has_it() {
     let new = Token(1 << crate::runtime::net::SLOT_BITS | core.net.next);
     let resume = format!(r#"{{"op":6,"d":{{"token":"secret","session_id":"{id}","seq":1}}}}"#);
     core.with_client(new, |core, client| {
-        client.open(Compression::None, core.net.queue(new));
+        client.open(Compression::None, &mut core.net, new);
         let mut frame = Vec::new();
         crate::wire::frame::write_frame(&mut frame, crate::wire::frame::Opcode::Text, resume.as_bytes(), Some([1; 4]));
         core.on_client_bytes(now, new, client, &frame)

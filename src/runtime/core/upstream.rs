@@ -139,14 +139,16 @@ impl<N: Net> Core<N> {
     pub(super) fn connect(&mut self, now: Instant, at: usize, url: &str) {
         let shard = self.shard_id(at);
         self.drop_link(at, Duration::ZERO);
-        match Link::new(url, self.shared.upstream_compression, &self.shared.tls, self.rng.u64(..)) {
+        let egress = self.shared.egress.clone();
+        match Link::new(url, self.shared.upstream_compression, &self.shared.tls, egress, self.rng.u64(..)) {
             Err(error) => {
                 warn!(shard = shard.0, url, cause = %error, "cannot connect");
                 self.group.shards[at].on_closed(now, None);
             }
             Ok(mut link) => {
-                let (host, port) = (link.url.host.clone(), link.url.port);
-                debug!(shard = shard.0, host, "connecting");
+                let (host, port) = link.peer();
+                let host = host.to_owned();
+                debug!(shard = shard.0, host, to = link.url.host, "connecting");
                 match host.parse::<IpAddr>() {
                     Ok(address) => {
                         link.on_resolved(vec![SocketAddr::new(address, port)]);
@@ -173,7 +175,7 @@ impl<N: Net> Core<N> {
             return;
         };
         // A late answer to a connection that was given up: the next one may go to the other host.
-        if link.url.host != host {
+        if link.peer().0 != host {
             return;
         }
         match addresses {
