@@ -32,6 +32,18 @@ identify *options:
 chaos *options:
     cargo run --release -p loadtest -- chaos {{options}}
 
+# everything measured in some 25 minutes, as a page and as JSON (just report --quick: some 3 minutes)
+report *options:
+    cargo run --release -p loadtest -- report --html report.html --json report.json {{options}}
+
+# the proxy beside a bare relay over epoll, an own ring and glommio's TCP, as a table
+floor *options:
+    cargo run --release -p loadtest -- floor {{options}}
+
+# two reports side by side, with the noise
+compare before after:
+    cargo run --release -p loadtest -- compare {{before}} {{after}}
+
 # discord.js, discord.py and twilight, unmodified
 libraries *options:
     tests/libraries/run {{options}}
@@ -52,6 +64,27 @@ seed number:
 images *targets:
     tuning/images {{targets}}
 
-# one fuzz target for a minute: frame, scan, http_upgrade, inflate, client_payload, wal, blob (needs cargo-fuzz and a nightly)
+# metrics, alerts, units and manifests, judged by promtool, systemd and Kubernetes' schemas
+deployment:
+    tests/metrics/run
+    tests/deploy/run
+
+# the program and the tests without I/O of each CPU target, on models of old and new CPUs (needs qemu-user-static and jq)
+cpu-targets *targets:
+    tuning/cpu-targets {{targets}}
+
+# all figures of this commit in a folder, beside those of another (just benchmarks figures last; QUICK=1)
+benchmarks out="figures" last="":
+    tuning/benchmarks {{out}} {{last}}
+
+# dependencies: known holes, licences, where they come from (needs cargo-deny)
+audit:
+    cargo deny --locked check
+
+# the workflows of CI (needs actionlint)
+workflows:
+    actionlint
+
+# one fuzz target for a minute: frame, scan, egress, http_upgrade, inflate, client_payload, wal, blob (needs cargo-fuzz and a nightly)
 fuzz target seconds="60":
     cargo +nightly fuzz run {{target}} -- -max_total_time={{seconds}}

@@ -167,7 +167,8 @@ fn touches(c: &mut Criterion) {
 
 fn write(c: &mut Criterion) {
     let mut group = c.benchmark_group("cache/write_guild");
-    for (name, size) in [("usual", USUAL), ("1 MiB", LARGE)] {
+    let least = Size { channels: 1, threads: 0, roles: 1, emojis: 0, members: 1 };
+    for (name, size) in [("least", least), ("usual", USUAL), ("1 MiB", LARGE)] {
         let cache = cache_of(size);
         let mut out = Vec::new();
         cache.write_guild(GuildId(GUILD), &mut out);

@@ -1,6 +1,6 @@
 //! What one dispatch costs a shard: taken in, kept, and written to its clients; and what RESUME costs. Without sockets.
 //!
-//! Sizes are those of `style.md`'s bench list: a 200-byte typing event, a message of 1 KiB, a guild of 1 MiB.
+//! Sizes: a 200-byte typing event, a message of 1 KiB, an event of 100 KiB, a guild of 1 MiB.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -17,7 +17,9 @@ use shardgate::wire::{Compression, Encoder, ShardId};
 
 /// The log's budget: the benches run long enough to reach it, as a proxy does.
 const LOG_BYTES: usize = 16 << 20;
-const REPLAYED: u64 = 1000;
+/// What a RESUME replays: as many dispatches as fit, and no more than these.
+const REPLAYED_MAX: usize = 1000;
+const REPLAYED_BYTES: usize = 8 << 20;
 /// The core takes a journal away at about this size.
 const BATCH_BYTES: usize = 128 << 10;
 
@@ -124,6 +126,17 @@ fn message() -> Numbered {
     )
 }
 
+/// Larger than any message is, and what an event with many members comes to.
+fn large() -> Numbered {
+    let content = "a word or two ".repeat(7_000);
+    Numbered::new(
+        "MESSAGE_CREATE",
+        &format!(
+            r#"{{"id":"1","channel_id":"2","guild_id":"3","author":{{"id":"4"}},"content":"{content}","type":0}}"#
+        ),
+    )
+}
+
 fn guild() -> Numbered {
     let role =
         |n: usize| format!(r#"{{"id":"{}","name":"role {n}","permissions":"0","color":0,"position":{n}}}"#, 1000 + n);
@@ -141,8 +154,13 @@ fn guild() -> Numbered {
     )
 }
 
+/// Makes a dispatch of one size.
+type Make = fn() -> Numbered;
+
+const SIZES: [(&str, Make); 4] = [("typing", typing), ("message", message), ("large", large), ("guild", guild)];
+
 fn dispatch(c: &mut Criterion) {
-    for (name, make) in [("typing", typing as fn() -> Numbered), ("message", message), ("guild", guild)] {
+    for (name, make) in SIZES {
         let mut benches = c.benchmark_group(format!("dispatch/{name}"));
         let mut payload = make();
         benches.throughput(Throughput::Bytes(payload.payload.len() as u64));
@@ -156,7 +174,7 @@ fn dispatch(c: &mut Criterion) {
 /// What a store costs the event path: as above with one client, and everything taken away as the core does.
 fn journal(c: &mut Criterion) {
     let mut benches = c.benchmark_group("journaled");
-    for (name, make) in [("typing", typing as fn() -> Numbered), ("message", message)] {
+    for (name, make) in [("typing", typing as Make), ("message", message)] {
         let mut payload = make();
         benches.throughput(Throughput::Bytes(payload.payload.len() as u64));
         let mut stage = Stage::new(1);
@@ -185,7 +203,7 @@ fn append(c: &mut Criterion) {
     #[expect(clippy::disallowed_methods, reason = "an Instant has no other constructor")]
     let now = Instant::now();
     let mut benches = c.benchmark_group("log");
-    for (name, len) in [("200 B", 200), ("1 KiB", 1024)] {
+    for (name, len) in [("200 B", 200), ("1 KiB", 1 << 10), ("100 KiB", 100 << 10), ("1 MiB", 1 << 20)] {
         let mut log = Log::default();
         let tail = vec![b'x'; len];
         benches.throughput(Throughput::Bytes(len as u64));
@@ -201,20 +219,26 @@ fn append(c: &mut Criterion) {
 }
 
 fn replay(c: &mut Criterion) {
+    for (name, make) in SIZES {
+        replay_of(c, name, &mut make());
+    }
+}
+
+fn replay_of(c: &mut Criterion, name: &str, payload: &mut Numbered) {
+    let replayed = (REPLAYED_BYTES / payload.payload.len()).min(REPLAYED_MAX);
     let mut stage = Stage::new(1);
-    let mut payload = message();
-    for _ in 0..REPLAYED {
-        stage.turn(&mut payload);
+    for _ in 0..replayed {
+        stage.turn(payload);
     }
     let key = stage.clients[0].0;
     let session_id = stage.group.shards[0].session_id(key).unwrap().to_owned();
     let now = stage.now;
     let resume = Resume { token: Token("secret".to_owned()), session_id, seq: 1 };
     let mut benches = c.benchmark_group("resume");
-    benches.throughput(Throughput::Elements(REPLAYED));
+    benches.throughput(Throughput::Elements(replayed as u64));
     for compression in [Compression::None, Compression::Zlib] {
         let shard = &mut stage.group.shards[0];
-        benches.bench_function(format!("replay 1000/{compression:?}"), |b| {
+        benches.bench_function(format!("replay {replayed} {name}/{compression:?}"), |b| {
             b.iter_batched(
                 || Encoder::new(compression),
                 |mut encoder| {

@@ -33,17 +33,19 @@ fn records(count: usize) -> Vec<u8> {
 
 fn append(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("store/append");
-    group.throughput(Throughput::Bytes(EVENT as u64));
-    let event = vec![b'x'; EVENT];
-    let mut journal = Vec::with_capacity(1 << 20);
-    group.bench_function("1KiB", |bencher| {
-        bencher.iter(|| {
-            if journal.len() > 128 << 10 {
-                journal.clear();
-            }
-            frame::append(&mut journal, ShardId(0), 1, |out| out.extend_from_slice(black_box(&event)));
+    for (name, len) in [("200B", 200), ("1KiB", EVENT), ("100KiB", 100 << 10), ("1MiB", 1 << 20)] {
+        group.throughput(Throughput::Bytes(len as u64));
+        let event = vec![b'x'; len];
+        let mut journal = Vec::with_capacity(2 << 20);
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                if journal.len() > 128 << 10 {
+                    journal.clear();
+                }
+                frame::append(&mut journal, ShardId(0), 1, |out| out.extend_from_slice(black_box(&event)));
+            });
         });
-    });
+    }
     group.finish();
 }
 

@@ -64,6 +64,16 @@ fn wire(c: &mut Criterion) {
             });
         }
 
+        for (step, mask) in [("frame", None), ("frame masked", Some([1, 2, 3, 4]))] {
+            let mut out = Vec::new();
+            group.bench_function(id(step), |b| {
+                b.iter(|| {
+                    out.clear();
+                    frame::write_frame(&mut out, Opcode::Text, black_box(&payload), mask);
+                });
+            });
+        }
+
         let mut masked = payload.clone();
         group.bench_function(id("mask"), |b| b.iter(|| mask::apply(black_box(&mut masked), [1, 2, 3, 4], 1)));
 

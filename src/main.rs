@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::mpsc::Sender;
 
 use shardgate::control::args::{self, Command, HELP};
-use shardgate::control::config::Environment;
+use shardgate::control::config::{Environment, document};
 use shardgate::control::{self, Cores, health};
 use shardgate::runtime::mesh::{CoreSender, ToControl};
 use shardgate::runtime::{self, settings::RuntimeSettings};
@@ -22,20 +22,15 @@ static ALLOCATOR: jemallocator::Jemalloc = jemallocator::Jemalloc;
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let lacking = runtime::cpu::lacking();
-    if !lacking.is_empty() {
-        eprintln!(
-            "shardgate: this program was built for a CPU with {}, which this one lacks; take the build for x86-64",
-            lacking.join(", ")
-        );
-        return ExitCode::FAILURE;
-    }
     // First of all: afterwards the numbers may be those of other files.
     let activated = runtime::activation::take();
     match args::parse(std::env::args_os().skip(1)) {
         Ok(Command::Help) => print!("{HELP}"),
+        Ok(Command::HelpConfig) => print!("{}", document::listing()),
+        Ok(Command::PrintKeys) => print!("{}", document::markdown()),
         Ok(Command::Version) => println!("shardgate {}", env!("CARGO_PKG_VERSION")),
         Ok(Command::Health(args)) => return health::ask(&args, &Environment::of_process()),
+        Ok(Command::Stats(args)) => return health::ask_stats(&args, &Environment::of_process()),
         Ok(Command::Run(args)) => match activated {
             Ok(listeners) => return control::run(&args, &Environment::of_process(), listeners, start),
             Err(line) => {

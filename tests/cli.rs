@@ -54,10 +54,10 @@ fn wrong_arguments_are_status_2() {
 
 #[test]
 fn check_prints_what_would_be_used_without_the_token() {
-    let output = output(&["--check"], &[("CONFIG", &config(r#","shards":3,"shrads":4"#))]);
+    let output = output(&["check"], &[("CONFIG", &config(r#","shards":3,"shrads":4"#))]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{text}");
-    assert!(text.contains("backend                    epoll\n"), "{text}");
+    assert!(text.contains("  backend                    epoll\n"), "{text}");
     assert!(text.contains("note: unknown key `shrads` is ignored; the nearest known key is `shards`\n"), "{text}");
     assert!(!text.contains(TOKEN), "{text}");
 }
@@ -72,7 +72,7 @@ fn the_example_of_gateway_proxy_passes_the_check() {
     let output = output(&["--check", "--config", path.to_str().unwrap()], &[("TOKEN", TOKEN)]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{text}");
-    assert!(text.contains("cache                      nothing\n"), "{text}");
+    assert!(text.contains("  cache                      nothing\n"), "{text}");
 }
 
 #[test]
@@ -105,6 +105,66 @@ fn each_mistake_is_one_line_with_key_found_and_wanted() {
 }
 
 #[test]
+fn without_a_file_variables_and_flags_are_enough() {
+    let path = file("token", &format!("{TOKEN}\n"));
+    let path = path.to_str().unwrap();
+    let environment = [("SHARDGATE_INTENTS", "513"), ("SHARDGATE_TOKEN_FILE", path), ("SHARDGATE_BACKEND", "epoll")];
+    let output = output(&["check", "--shards", "3", "--cache-roles=false"], &environment);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}");
+    let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    for row in [
+        vec!["token", "(hidden)", path],
+        vec!["shards", "3", "--shards"],
+        vec!["cache.roles", "false", "--cache-roles"],
+        vec!["intents", "513", "SHARDGATE_INTENTS"],
+    ] {
+        assert!(rows.contains(&row), "{row:?} is not in\n{text}");
+    }
+    assert!(!text.contains(TOKEN), "{text}");
+    let line = refusal(&["--port", "x"], &environment, 1);
+    assert_eq!(line, "--port: found \"x\", wanted an integer from 0 to 65535");
+    let line = refusal(&[], &[("SHARDGATE_INTENTS", "all"), ("TOKEN", TOKEN)], 1);
+    assert!(line.starts_with("SHARDGATE_INTENTS: found \"all\", wanted an integer from 0"), "{line}");
+    let line = refusal(&[], &[], 1);
+    assert!(line.starts_with("config.json: found No such file") && line.contains("SHARDGATE_* variables"), "{line}");
+}
+
+#[test]
+fn the_keys_are_listed() {
+    let listing = String::from_utf8(output(&["help", "config"], &[]).stdout).unwrap();
+    assert!(listing.contains("--cache-members"), "{listing}");
+    let page = String::from_utf8(output(&["--print-keys"], &[]).stdout).unwrap();
+    assert!(page.starts_with("# Configuration\n") && page.contains("| `port` |"), "{page}");
+}
+
+#[test]
+fn a_port_that_is_taken_names_its_key_and_a_clock_that_is_off_is_told() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let keys = format!(
+        r#","bind":"127.0.0.1","port":{},"shards":1,"api_url":"http://{}/api/v10""#,
+        taken.local_addr().unwrap().port(),
+        listener.local_addr().unwrap()
+    );
+    let discord = std::thread::spawn(move || {
+        let mut socket = listener.accept().unwrap().0;
+        read_head(&mut socket);
+        let limit = r#"{"total":1000,"remaining":999,"reset_after":0,"max_concurrency":1}"#;
+        let body = format!(r#"{{"url":"ws://127.0.0.1:9","shards":1,"session_start_limit":{limit}}}"#);
+        let head = "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nConnection: close\r\n";
+        write!(socket, "{head}Content-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    });
+    let output = output(&[], &[("CONFIG", &config(&keys))]);
+    discord.join().unwrap();
+    let (log, line) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(log.contains("this machine's clock is ") && log.contains(" s ahead of Discord's"), "{log}");
+    let address = taken.local_addr().unwrap();
+    assert!(line.starts_with(&format!("shardgate: port: found {address}, but another program listens")), "{line}");
+    assert!(line.contains("--takeover") && line.lines().count() == 1, "{line}");
+}
+
+#[test]
 fn a_token_that_discord_refuses_ends_the_start_with_one_line() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!(r#","api_url":"http://{}/api/v10""#, listener.local_addr().unwrap());
@@ -115,6 +175,7 @@ fn a_token_that_discord_refuses_ends_the_start_with_one_line() {
     });
     let line = refusal(&[], &[("CONFIG", &config(&url))], 1);
     assert!(line.contains("/api/v10/gateway/bot: Discord refuses the token (401)"), "{line}");
+    assert!(line.contains("Reset Token") && line.contains("`token_file`"), "{line}");
     discord.join().unwrap();
 }
 

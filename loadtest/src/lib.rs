@@ -13,6 +13,8 @@ pub mod http;
 pub mod judge;
 pub mod link;
 pub mod payload;
+pub mod relay;
+pub mod report;
 pub mod run;
 pub mod state;
 pub mod tally;

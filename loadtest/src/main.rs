@@ -1,9 +1,10 @@
-//! The commands of the load test: `discord`, `client`, `run`, `chaos`, `memory`, `churn`, `identify`. Each has `--help`.
+//! The commands of the load test: `discord`, `client`, `run`, `chaos`, `memory`, `churn`, `identify`, `report`,
+//! `floor`, `compare`, `relay`. Each has `--help`.
 
 use std::process::ExitCode;
 
 use loadtest::args::{Args, Spec, usage};
-use loadtest::{chaos, client, discord, run, state};
+use loadtest::{chaos, client, discord, relay, report, run, state};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -46,6 +47,25 @@ fn main() -> ExitCode {
             words,
             |args| block_on(chaos::chaos(chaos::options::Options::from_args(args)?)),
         ),
+        "report" => {
+            with_args(command, "everything measured, as a page", report::options::REPORT_SPECS, words, |args| {
+                block_on(report::report(report::options::Options::from_args(args)?))
+            })
+        }
+        "floor" => with_args(command, "the proxy beside a bare relay", report::options::FLOOR_SPECS, words, |args| {
+            block_on(report::floor(report::options::Options::from_args(args)?))
+        }),
+        "compare" => compare(words),
+        "relay" => with_args(
+            command,
+            "the floor: bytes from socket to socket, until standard input closes",
+            relay::options::SPECS,
+            words,
+            |args| {
+                relay::command(&relay::options::Options::from_args(args)?).map_err(|it| it.to_string())?;
+                Ok(ExitCode::SUCCESS)
+            },
+        ),
         _ => return help(),
     };
     match result {
@@ -58,8 +78,19 @@ fn main() -> ExitCode {
 }
 
 fn help() -> ExitCode {
-    eprintln!("loadtest discord | client | run | chaos | memory | churn | identify, each with --help");
+    eprintln!(
+        "loadtest discord | client | run | chaos | memory | churn | identify | report | floor | compare | relay, each with --help"
+    );
     ExitCode::from(2)
+}
+
+/// The one command with arguments that have no name.
+fn compare(words: &[String]) -> Result<ExitCode, String> {
+    let [before, after] = words else {
+        return Err("wanted the JSONs of two reports: loadtest compare A.json B.json".to_owned());
+    };
+    report::compare(before.as_ref(), after.as_ref()).map_err(|it| it.to_string())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn with_args(

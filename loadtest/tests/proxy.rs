@@ -63,3 +63,9 @@ fn discord_is_reached_over_tls() {
     let words = |upstream| ["--shards", "3", "--cores", "1", "--tls", "--upstream-compression", upstream];
     judge_all(&[("drop", &words("none")), ("drop", &words("zstd-stream"))]);
 }
+
+#[test]
+fn clients_over_tls_keep_every_promise_in_every_scenario() {
+    let cores = cores().to_string();
+    judge_all(&[("all", &["--shards", "4", "--client-tls", "--cores", &cores])]);
+}

@@ -3,13 +3,14 @@
 
 mod common;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use common::proxy::{Proxy, binary};
 use common::raw::{Got, Raw, identify, text, upgrade};
-use common::{order, with_discord};
+use common::{order, until, with_discord};
 use loadtest::discord::Address;
-use serde_json::json;
+use serde_json::{Value, json};
 
 const TOKEN: &str = "MTIzNDU2Nzg5.s3cret.token-that-nobody-may-see";
 
@@ -32,15 +33,34 @@ async fn everything(raw: &mut Raw, last: &str) -> String {
 
 #[test]
 fn the_token_is_in_no_log_line_page_answer_or_file() {
+    look_everywhere(json!({"token": format!("Bot {TOKEN}")}));
+}
+
+#[test]
+fn nor_is_one_from_a_file_or_in_a_log_of_json() {
+    let name = format!("secrets-token-{}", std::process::id());
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::write(&path, format!("{TOKEN}\n")).unwrap();
+    look_everywhere(json!({"token": "", "token_file": path, "log_format": "json"}));
+    std::fs::remove_file(&path).unwrap();
+}
+
+/// `more` are keys that give the token.
+fn look_everywhere(more: Value) {
     with_discord(&["--shards", "2", "--guilds", "1", "--token", TOKEN], async |discord: Address| {
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("secrets-{}", std::process::id()));
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!(
+            "secrets-{}-{}",
+            more.as_object().unwrap().len(),
+            std::process::id()
+        ));
         std::fs::create_dir_all(&dir).unwrap();
-        let keys = json!({"token": format!("Bot {TOKEN}"), "log_level": "trace", "data_dir": dir});
+        let mut keys = json!({"log_level": "trace", "data_dir": dir});
+        more.as_object().unwrap().iter().for_each(|(key, value)| keys[key] = value.clone());
         let mut shown = Vec::new();
         // REST and the gateway complain first.
         order(&discord, "rest?status=500&count=1", "").await;
         order(&discord, "refuse?count=1&status=429&retry_after=1", "").await;
-        let proxy = Proxy::start(&discord, &[], keys.clone()).await;
+        let mut proxy = Proxy::start(&discord, &[], keys.clone()).await;
         let right = identify(TOKEN, ",\"shard\":[1,2]", 1);
         let said = [
             right.clone(),
@@ -78,6 +98,8 @@ fn the_token_is_in_no_log_line_page_answer_or_file() {
         while proxy.metric("gateway_shard_status{shard=\"1\"}").await != Some(0.0) {
             tokio::task::yield_now().await;
         }
+        proxy.process.signal(libc::SIGHUP);
+        until(|| proxy.log().contains("configuration read again")).await;
         shown.push(proxy.log());
         assert!(proxy.log().contains("IDENTIFY sent"), "the log was not read");
         proxy.stop().await;
@@ -85,15 +107,20 @@ fn the_token_is_in_no_log_line_page_answer_or_file() {
         for file in std::fs::read_dir(&dir).unwrap().map(Result::unwrap).filter(|it| it.file_type().unwrap().is_file())
         {
             shown.push(String::from_utf8_lossy(&std::fs::read(file.path()).unwrap()).into_owned());
+            let mode = file.metadata().unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode, 0o600, "{} is for this user alone", file.path().display());
         }
         std::fs::remove_dir_all(&dir).unwrap();
         // Starts that are refused.
-        for (name, value) in
-            [("token", json!([TOKEN])), ("token", json!(format!("{TOKEN} \u{1}"))), ("port", json!(-1))]
-        {
+        for (name, value) in [
+            ("token", json!([TOKEN])),
+            ("token", json!(format!("{TOKEN} \u{1}"))),
+            ("port", json!(-1)),
+            ("token_file", json!(TOKEN)),
+        ] {
             let mut config = json!({"token": TOKEN, "intents": 1, "shards": 1});
             config[name] = value;
-            for argument in ["--check", "--close-upstream-offline"] {
+            for argument in ["--check", "check", "--close-upstream-offline"] {
                 let mut command = std::process::Command::new(binary());
                 let run = command.arg(argument).env("CONFIG", config.to_string()).env("TOKEN", TOKEN).output().unwrap();
                 assert!(!run.status.success(), "{config}");

@@ -254,6 +254,11 @@ impl Guild {
         self.shapes.unpack_filled(&self.skeleton, self.id, &self.ids, &mut fill, out);
     }
 
+    /// 0 when Discord did not say.
+    pub fn member_count(&self) -> u64 {
+        self.member_count
+    }
+
     /// This guild's share of the shard's counts, `users` apart.
     pub fn counts(&self) -> CacheCounts {
         let mut counts = CacheCounts { guilds: 1, bytes: self.skeleton.len() as u64, ..CacheCounts::default() };

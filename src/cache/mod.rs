@@ -318,6 +318,11 @@ impl Cache {
         }
     }
 
+    /// What the guilds say of their members, cached or not. A walk over the guilds.
+    pub fn guild_members(&self) -> u64 {
+        self.guilds.values().flatten().map(|guild| guild.member_count()).sum()
+    }
+
     /// A walk over the guilds: for a metrics scrape, not for every event.
     pub fn bytes(&self) -> CacheBytes {
         let mut bytes = CacheBytes {

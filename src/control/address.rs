@@ -6,6 +6,7 @@
 
 use super::config::Notice;
 use super::keys::{Found, Refusal};
+use crate::wire::egress::EgressProxy;
 
 /// The default of `api_url`.
 pub const API_URL: &str = "https://discord.com/api/v10";
@@ -47,6 +48,12 @@ pub fn authority(found: &Found<'_>) -> Result<String, Refusal> {
     const WANTED: &str = "host:port of twilight's HTTP proxy";
     let text = found.text(WANTED)?;
     if is_authority(text) { Ok(text.to_owned()) } else { Err(found.refuse(WANTED)) }
+}
+
+/// `egress_proxy`. `found` is a secret: neither the URL nor a part of it is repeated.
+pub fn egress_proxy(found: &Found<'_>) -> Result<EgressProxy, Refusal> {
+    const WANTED: &str = "\"http://user:password@host:port\" or \"socks5://user:password@host:port\", user and password percent-encoded or left out";
+    EgressProxy::parse(found.text(WANTED)?).map_err(|why| found.refuse(format_args!("{WANTED}; this one has {why}")))
 }
 
 /// `api_url`

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
+use crate::runtime::client_tls::Requester;
 use crate::runtime::clock;
 use crate::runtime::mesh::{Door, ToControl};
 use crate::wire::http::{Request, parse_request};
@@ -84,7 +85,8 @@ fn forward(mut socket: TcpStream, control: &mpsc::Sender<ToControl>) -> io::Resu
             Ok(None) => {}
             Ok(Some((Request::Plain(request), _))) => {
                 // The control thread has ended when nobody takes it; then the connection just closes.
-                let _ = control.send(ToControl::Page { socket, request, door: Door::Admin });
+                let _ =
+                    control.send(ToControl::Page { requester: Requester::plain(socket), request, door: Door::Admin });
                 return Ok(());
             }
             Ok(Some((Request::Upgrade(_), _))) => return socket.write_all(NOT_HERE),

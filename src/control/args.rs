@@ -1,54 +1,82 @@
-//! The command line: a handful of flags.
+//! The command line: a handful of flags of its own, and one for each key of the configuration.
 //!
-//! What an operator configures stands in the configuration; only what differs from run to run is a flag.
+//! Not here: what the keys are and what their values mean (`config`).
 
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use super::config::sources::{self, FlagValue};
 use super::keys::nearest;
 
 pub const HELP: &str = "\
 shardgate: a Discord gateway proxy. Bots connect to it instead of Discord.
 
 Usage: shardgate [OPTIONS]
-       shardgate health [--config PATH]
+       shardgate check [OPTIONS]
+       shardgate health [OPTIONS]
+       shardgate stats [OPTIONS]
+       shardgate help config
 
+check explains the configuration: what is not the default and where it is from, what the machine lacks, what would be used. It opens no connection.
 health asks the proxy that runs here with this configuration whether every shard has a session; exit status 0 if so, else 1.
+help config lists the keys of the configuration.
+stats prints its totals of guilds, members, clients and events as JSON; exit status 0 if every shard is in them, else 1.
 
 Options:
   --config PATH             Read the configuration from PATH; else from the environment variable CONFIG (a path, or
                             the JSON itself when it begins with `{`), else from config.json in the working directory
-  --check                   Check configuration and machine, print what would be used, and exit; opens no connection
+  --<key> VALUE             Any key of the configuration, such as --port 7878 or --cache-members true; so does the environment variable
+                            SHARDGATE_<KEY>, such as SHARDGATE_PORT or SHARDGATE_CACHE_MEMBERS. Flags count more than variables, variables more than the file
+  --check                   The same as the command check
   --takeover                Replace the running proxy that has the same `data_dir`: take its listening sockets over, so that no
                             connection is refused, let it drain and leave, and go on with its sessions
   --close-upstream-offline  When stopped, close Discord's connections with code 1000: the bot is shown offline at once,
                             and its sessions end. Without it they are kept for a RESUME
+  --print-keys              Print the page of all keys, docs/configuration.md
   --help, -h                Print this text
   --version, -V             Print the version
 
-Environment: CONFIG as above; LISTEN_PID and LISTEN_FDS, the sockets of a systemd socket unit; TOKEN, the bot's token when the configuration has none; SSL_CERT_FILE, SSL_CERT_DIR.
+Environment: CONFIG and SHARDGATE_<KEY> as above; TOKEN, the bot's token when the configuration has none; CREDENTIALS_DIRECTORY, systemd's, with a file token;
+LISTEN_PID and LISTEN_FDS, the sockets of a systemd socket unit; SSL_CERT_FILE, SSL_CERT_DIR. SIGHUP reads the configuration again.
 Exit status: 0 stopped as asked, 1 refused to start or failed, 2 wrong arguments.
 ";
 
-const FLAGS: [&str; 8] =
-    ["--config", "--check", "--takeover", "--close-upstream-offline", "--help", "-h", "--version", "-V"];
+const FLAGS: [&str; 9] = [
+    "--config",
+    "--check",
+    "--takeover",
+    "--close-upstream-offline",
+    "--print-keys",
+    "--help",
+    "-h",
+    "--version",
+    "-V",
+];
 
 /// What the command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     Help,
+    /// The keys, for a terminal.
+    HelpConfig,
+    /// The keys, as `docs/configuration.md`.
+    PrintKeys,
     Version,
     Run(Args),
     /// Ask the running proxy how it is.
     Health(Args),
+    /// Ask it for its totals.
+    Stats(Args),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Args {
     pub config: Option<PathBuf>,
-    /// Validate only.
+    /// Keys of the configuration, in the order given.
+    pub keys: Vec<FlagValue>,
+    /// Explain only.
     pub check: bool,
     /// Take over from the running proxy.
     pub takeover: bool,
@@ -59,15 +87,18 @@ pub struct Args {
 /// Reads the arguments, the program's name not among them. The error is one line for the operator.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     let mut args = Args::default();
-    let mut health = false;
+    let mut question: Option<fn(Args) -> Command> = None;
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
         let text = argument.to_string_lossy().into_owned();
         match text.as_str() {
             "--help" | "-h" => return Ok(Command::Help),
+            "help" => return help(arguments.next()),
             "--version" | "-V" => return Ok(Command::Version),
-            "health" if !health => health = true,
-            "--check" => args.check = true,
+            "--print-keys" => return Ok(Command::PrintKeys),
+            "health" if question.is_none() => question = Some(Command::Health),
+            "stats" if question.is_none() => question = Some(Command::Stats),
+            "--check" | "check" => args.check = true,
             "--takeover" => args.takeover = true,
             "--close-upstream-offline" => args.close_upstream_offline = true,
             "--config" => {
@@ -77,20 +108,51 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
             _ => match text.strip_prefix("--config=") {
                 Some("") => return Err("--config: a path must follow".into()),
                 Some(path) => args.config = Some(path.into()),
-                None => return Err(unknown(&text)),
+                None => args.keys.push(key(&text, &mut arguments)?),
             },
         }
     }
-    match (health, args) {
-        (true, args) if args == (Args { config: args.config.clone(), ..Args::default() }) => Ok(Command::Health(args)),
-        (true, _) => Err("health: only --config may stand beside it".into()),
-        (false, args) => Ok(Command::Run(args)),
+    let with_config = Args { config: args.config.clone(), keys: args.keys.clone(), ..Args::default() };
+    match (question, args) {
+        (Some(ask), args) if args == with_config => Ok(ask(args)),
+        (Some(_), _) => Err("health, stats: only --config and keys of the configuration may stand beside them".into()),
+        (None, args) => Ok(Command::Run(args)),
     }
 }
 
+fn help(about: Option<OsString>) -> Result<Command, String> {
+    match about.as_deref().and_then(|it| it.to_str()) {
+        None => Ok(Command::Help),
+        Some("config") => Ok(Command::HelpConfig),
+        Some(other) => Err(format!("help: found `{}`, wanted `config` or nothing", shorten(other))),
+    }
+}
+
+/// `--key VALUE` or `--key=VALUE`, where `--key` is a key of the configuration.
+fn key(text: &str, rest: &mut impl Iterator<Item = OsString>) -> Result<FlagValue, String> {
+    let (flag, joined) = match text.split_once('=') {
+        Some((flag, value)) => (flag, Some(value.to_owned())),
+        None => (text, None),
+    };
+    let name = sources::of_flag(flag).ok_or_else(|| unknown(flag))?;
+    let value = match joined {
+        Some(value) => Some(value),
+        // What is no text cannot be the value of a key.
+        None => rest.next().and_then(|it| it.into_string().ok()),
+    };
+    let value = value.filter(|it| !it.is_empty()).ok_or_else(|| format!("{flag}: a value must follow"))?;
+    Ok((name, value))
+}
+
+fn shorten(text: &str) -> String {
+    text.escape_debug().take(60).collect()
+}
+
 fn unknown(text: &str) -> String {
-    let shown: String = text.escape_debug().take(60).collect();
-    match nearest(text, &FLAGS).filter(|_| text.starts_with('-')) {
+    let shown = shorten(text);
+    let keys = sources::flags();
+    let known: Vec<_> = FLAGS.into_iter().chain(keys.iter().map(String::as_str)).collect();
+    match nearest(text, &known).filter(|_| text.starts_with('-')) {
         Some(near) => format!("unknown option `{shown}`; did you mean `{near}`? See --help"),
         None => format!("unexpected argument `{shown}`. See --help"),
     }
@@ -112,8 +174,8 @@ mod tests {
     #[test]
     fn each_flag_sets_its_field() {
         let all = read(&["--config", "a.json", "--check", "--takeover", "--close-upstream-offline"]);
-        let expected =
-            Args { config: Some("a.json".into()), check: true, takeover: true, close_upstream_offline: true };
+        let config = Some("a.json".into());
+        let expected = Args { config, keys: Vec::new(), check: true, takeover: true, close_upstream_offline: true };
         assert_eq!(all, Ok(Command::Run(expected)));
         let joined = Args { config: Some("b=c.json".into()), ..Args::default() };
         assert_eq!(read(&["--config=b=c.json"]), Ok(Command::Run(joined)));
@@ -136,8 +198,38 @@ mod tests {
         assert_eq!(read(&["health"]), Ok(Command::Health(Args::default())));
         let with_config = Args { config: Some("a.json".into()), ..Args::default() };
         assert_eq!(read(&["health", "--config", "a.json"]), Ok(Command::Health(with_config)));
-        assert_eq!(read(&["health", "--check"]), Err("health: only --config may stand beside it".into()));
-        assert!(read(&["health", "health"]).is_err());
+        assert_eq!(read(&["stats"]), Ok(Command::Stats(Args::default())));
+        let line = "health, stats: only --config and keys of the configuration may stand beside them";
+        assert_eq!(read(&["health", "--check"]), Err(line.into()));
+        assert!(read(&["health", "health"]).is_err() && read(&["stats", "health"]).is_err());
+    }
+
+    #[test]
+    fn check_is_a_command_as_well_as_a_flag() {
+        assert_eq!(read(&["check"]), read(&["--check"]));
+        assert_eq!(read(&["help", "config"]), Ok(Command::HelpConfig));
+        assert_eq!(read(&["help"]), Ok(Command::Help));
+        assert_eq!(read(&["help", "me"]), Err("help: found `me`, wanted `config` or nothing".into()));
+    }
+
+    #[test]
+    fn each_key_is_a_flag_with_a_value() {
+        let keys = |arguments: &[&str]| match read(arguments) {
+            Ok(Command::Run(args)) => Ok(args.keys),
+            Ok(other) => panic!("{other:?}"),
+            Err(line) => Err(line),
+        };
+        let given = keys(&["--port", "7", "--cache-members=true", "--data-dir", "a=b"]).unwrap();
+        assert_eq!(given, [("port", "7".into()), ("cache.members", "true".into()), ("data_dir", "a=b".into())]);
+        assert_eq!(keys(&["--port"]), Err("--port: a value must follow".into()));
+        assert_eq!(keys(&["--port="]), Err("--port: a value must follow".into()));
+        assert_eq!(keys(&["--prot", "7"]), Err("unknown option `--prot`; did you mean `--port`? See --help".into()));
+        assert!(matches!(read(&["health", "--port", "7"]), Ok(Command::Health(_))));
+    }
+
+    #[test]
+    fn no_key_hides_a_flag_of_the_programs_own() {
+        assert!(FLAGS.iter().all(|flag| sources::of_flag(flag).is_none()));
     }
 
     #[test]

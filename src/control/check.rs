@@ -1,11 +1,14 @@
-//! `--check`: what would be used, as a page for the operator. Opens no connection and asks nobody but the kernel.
+//! `shardgate check`: what is configured and where it is from, what the machine offers, what would be used, what is amiss; a page for the
+//! operator. Opens no connection and asks nobody but the kernel.
 
 #![forbid(unsafe_code)]
 
 use std::fmt::Write;
 
+use super::certificates::TlsFiles;
+use super::config::table::{self, Key};
 use super::config::{Config, Loaded, Notice, SHARDS_MAX};
-use super::keys::Refusal;
+use super::keys::{Refusal, shown};
 use super::memory::{self, Budget};
 use super::probe::Machine;
 use crate::runtime::settings::Backend;
@@ -17,6 +20,8 @@ pub fn page(loaded: &Loaded, machine: &Machine) -> Result<String, Refusal> {
     let (backend, why) = machine.backend(config.backend)?;
     let cores = machine.cores(&config.cores, config.shards.unwrap_or(SHARDS_MAX as u32))?;
     let memory = memory::budget(config, machine)?;
+    // Broken files would refuse a start.
+    config.tls.as_ref().map(TlsFiles::load).transpose()?;
     let mut warnings: Vec<String> = why.into_iter().chain(memory.warning.clone()).collect();
     warnings.extend(machine.memlock_shortfall(backend, cores.len()));
     warnings.extend(machine.open_files_shortfall(config.shards.unwrap_or(1))?);
@@ -24,16 +29,51 @@ pub fn page(loaded: &Loaded, machine: &Machine) -> Result<String, Refusal> {
         Notice::Note(line) | Notice::Warning(line) => line.clone(),
     }));
 
-    let mut page = String::new();
-    for (name, value) in rows(loaded, config, backend, &cores, machine, &memory) {
+    let mut page = String::from("not the default:\n");
+    for (key, value, source) in configured(loaded) {
         // Writing to a String cannot fail.
-        let _ = writeln!(page, "{name:<26} {value}");
+        let _ = writeln!(page, "  {key:<26} {value:<24} {source}");
+    }
+    for (title, rows) in [
+        ("the machine", offered(machine)),
+        ("what would be used", rows(loaded, config, backend, &cores, machine, &memory)),
+    ] {
+        let _ = writeln!(page, "{title}:");
+        for (name, value) in rows {
+            let _ = writeln!(page, "  {name:<26} {value}");
+        }
     }
     for warning in warnings {
         let _ = writeln!(page, "note: {warning}");
     }
     page += "configuration and machine are fit to start\n";
     Ok(page)
+}
+
+/// Key, value and place of everything that is given and is not the default anyway.
+fn configured(loaded: &Loaded) -> Vec<(&'static str, String, String)> {
+    let given = |key: &'static Key| {
+        let given = loaded.values.given.get(key.name)?;
+        let is_default = given.value == key.default_value();
+        let value = if key.is_secret { "(hidden)".to_owned() } else { shown(&given.value) };
+        (!is_default && key.name != "token").then(|| (key.name, value, given.source.name().to_owned()))
+    };
+    let token = ("token", "(hidden)".to_owned(), loaded.token_source.clone());
+    std::iter::once(token).chain(table::keys().filter_map(given)).collect()
+}
+
+fn offered(machine: &Machine) -> Vec<(&'static str, String)> {
+    let limit = |value: Option<u64>| value.map_or("unlimited".to_owned(), |it| it.to_string());
+    let memory = machine.memory.map_or("unknown".to_owned(), |it| {
+        format!("{} bytes, of {}", it.bytes, if it.is_groups { "the control group" } else { "the machine" })
+    });
+    vec![
+        ("kernel", machine.kernel.clone()),
+        ("io_uring", machine.ring_text()),
+        ("CPUs", format!("{:?}", machine.cpus)),
+        ("memory", memory),
+        ("open files, locked memory", format!("{}, {}", limit(machine.open_files), limit(machine.memlock))),
+    ]
 }
 
 fn rows(
@@ -56,13 +96,19 @@ fn rows(
         .map_or("none without data_dir".to_owned(), |data_dir| takeover::path_in(data_dir).display().to_string());
     vec![
         ("configuration", loaded.source.clone()),
-        ("log_level", config.log_level.to_string()),
-        ("token", format!("{:?}", config.token)),
+        ("log_level, log_format", format!("{}, {:?}", config.log_level, config.log_format).to_lowercase()),
+        ("token", format!("{:?}, from {}", config.token, loaded.token_source)),
         ("intents", config.intents.to_string()),
         ("listen", std::net::SocketAddr::new(config.bind, config.port).to_string()),
         ("admin_bind", config.admin_bind.map_or("none: pages on the gateway's port".into(), |it| it.to_string())),
         ("externally_accessible_url", config.externally_accessible_url.clone()),
         ("REST", asked),
+        (
+            "egress_proxy",
+            config.egress_proxy.as_ref().map_or("none: Discord is reached directly".into(), |it| it.to_string()),
+        ),
+        ("clients' TLS", client_tls(config)),
+        ("admin_key", config.admin_key.as_ref().map_or("none".into(), |it| format!("{it:?}"))),
         ("shards", or(config.shards, "as Discord recommends")),
         ("shard_start, shard_end", format!("{}, {}", or(config.shard_start, "0"), or(config.shard_end, "shards"))),
         ("presence", config.presence.clone().unwrap_or_else(|| "none".into())),
@@ -79,9 +125,20 @@ fn rows(
         ("data_dir", stored(config)),
         ("backend", if backend == Backend::IoUring { "io_uring".into() } else { "epoll".into() }),
         ("cores (CPU numbers)", format!("{cores:?}")),
-        ("kernel", machine.kernel.clone()),
-        ("open files, locked memory", format!("{}, {}", limit(machine.open_files), limit(machine.memlock))),
     ]
+}
+
+fn client_tls(config: &Config) -> String {
+    match &config.tls {
+        None => "none".into(),
+        Some(files) => {
+            let ca = files
+                .client_ca
+                .as_ref()
+                .map_or(String::new(), |it| format!(", clients show a certificate that {} has signed", it.display()));
+            format!("{}, key {}{ca}", files.cert.display(), files.key.display())
+        }
+    }
 }
 
 fn client_limits(config: &Config) -> String {
@@ -129,7 +186,7 @@ mod tests {
 
     fn check(more: &str, ring: Ring) -> Result<String, String> {
         let json = format!(r#"{{"token":"hush.hush","intents":513{more}}}"#);
-        let loaded = load(None, &Environment { config: Some(json), token: None }).unwrap();
+        let loaded = load(None, &Environment { config: Some(json), ..Environment::default() }).unwrap();
         let machine = Machine {
             ring,
             kernel: "6.1.0".into(),
@@ -153,9 +210,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_the_default_is_shown_with_its_place_and_secrets_are_not() {
+        let page = check(r#","port":7878,"bind":"::1","cache":{"roles":false}"#, Ring::Works).unwrap();
+        let part = page.split("the machine:").next().unwrap();
+        let rows: Vec<Vec<&str>> = part.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(
+            rows,
+            [
+                ["token", "(hidden)", "CONFIG"],
+                ["intents", "513", "CONFIG"],
+                ["bind", "\"::1\"", "CONFIG"],
+                ["cache.roles", "false", "CONFIG"]
+            ]
+        );
+        assert!(page.contains("  io_uring                   io_uring works\n"), "{page}");
+    }
+
+    #[test]
     fn the_page_says_where_the_operators_pages_are() {
         let row = |more| {
-            check(more, Ring::Works).unwrap().lines().find(|it| it.starts_with("admin_bind")).unwrap().to_owned()
+            check(more, Ring::Works)
+                .unwrap()
+                .lines()
+                .find(|it| it.starts_with("  admin_bind ") && !it.contains("CONFIG"))
+                .unwrap()
+                .to_owned()
         };
         assert!(row("").ends_with(" none: pages on the gateway's port"));
         assert!(row(r#","admin_bind":"[::1]:7879""#).ends_with(" [::1]:7879"));

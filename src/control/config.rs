@@ -1,124 +1,35 @@
-//! The configuration: which keys there are, their types, ranges and defaults, and where the text comes from.
+//! The configuration: what it holds once it is read, its defaults, and the rules that concern several keys at once.
 //!
-//! A file written for gateway-proxy is read unchanged. Not here: the command line (`args`), what the machine can do
-//! (`probe`), what Discord answers (`rest`), and what the runtime is told in the end (`settings`).
+//! A file written for gateway-proxy is read unchanged. Not here: the keys one by one (`table`), the places values come from (`sources`), the
+//! token's (`token`), the page of all keys (`document`); the command line (`args`), what the machine can do (`probe`), what Discord answers
+//! (`rest`), and what the runtime is told in the end (`settings`).
 
 #![forbid(unsafe_code)]
 
-use std::fmt;
+pub mod document;
+mod readers;
+pub mod sources;
+pub mod table;
+pub mod token;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::Value;
 use tracing::level_filters::LevelFilter;
 
-use super::keys::{Found, Keys, Refusal};
+pub use self::sources::Environment;
+use self::sources::{FlagValue, Values};
+pub use self::table::{LOG_BYTES_MIN, SHARDS_MAX};
+pub use self::token::Token;
+use super::access::AdminKey;
+use super::certificates::TlsFiles;
+use super::keys::Refusal;
 use super::{address, presence};
 use crate::cache::CacheFlags;
 use crate::session::client::ClientLimits;
-use crate::store::DISK_BYTES_MIN;
 use crate::wire::Compression;
-
-/// Read when neither the command line nor the environment names another.
-const DEFAULT_PATH: &str = "config.json";
-/// A configuration is a page of text; a path to something endless must not fill the memory.
-const CONFIG_BYTES_MAX: u64 = 1 << 20;
-/// 65,536 shards of 1,000 guilds are more guilds than Discord has.
-pub const SHARDS_MAX: u64 = 65_536;
-pub const LOG_BYTES_MIN: u64 = 1 << 20;
-const LOG_BYTES_MAX: u64 = 1 << 40;
-/// A proxy with no guild and no client uses about as much.
-const MEMORY_LIMIT_MIN: u64 = 8 << 20;
-const MEMORY_LIMIT_MAX: u64 = 1 << 50;
-const DISK_BYTES_DEFAULT: u64 = 4 << 30;
-const DISK_BYTES_MAX: u64 = 1 << 46;
-const LOG_SECONDS_DEFAULT: u64 = 300;
-const LOG_SECONDS_MAX: u64 = 7 * 24 * 3600;
-const CPUS_MAX: u64 = 4096;
-
-/// Connections of clients: the machine's open files are the real limit, `settings` knows them.
-const CLIENTS_DEFAULT: u64 = 16_384;
-const CLIENTS_LIMIT: u64 = 1 << 20;
-const IDENTIFY_RESERVE_MAX: u64 = 1_000_000;
-
-const KEYS: [&str; 35] = [
-    "log_level",
-    "token",
-    "intents",
-    "port",
-    "shards",
-    "shard_start",
-    "shard_end",
-    "activity",
-    "status",
-    "backpressure",
-    "validate_token",
-    "twilight_http_proxy",
-    "externally_accessible_url",
-    "cache",
-    "allow_compression",
-    "disable_compression",
-    "bind",
-    "admin_bind",
-    "api_url",
-    "cores",
-    "backend",
-    "upstream_compression",
-    "data_dir",
-    "disk_bytes",
-    "log_bytes",
-    "log_seconds",
-    "memory_limit",
-    "egress_proxy",
-    "identify_reserve",
-    "clients_max",
-    "client_handshake_seconds",
-    "client_payloads_per_minute",
-    "client_failed_resumes",
-    // Editors put it there; it configures nothing.
-    "$schema",
-    "$comment",
-];
-
-const CACHE_KEYS: [&str; 11] = [
-    "channels",
-    "presences",
-    "emojis",
-    "current_member",
-    "members",
-    "roles",
-    "scheduled_events",
-    "stage_instances",
-    "stickers",
-    "users",
-    "voice_states",
-];
-
-/// The bot's token without the prefix `Bot `. It cannot be printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
-
-impl Token {
-    /// Strips a leading `Bot `; `None` for what cannot be a token: nothing, white space, control characters.
-    pub fn new(text: &str) -> Option<Self> {
-        let text = text.trim();
-        let text = text.strip_prefix("Bot ").unwrap_or(text).trim_start();
-        let printable = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
-        printable.then(|| Self(text.to_owned()))
-    }
-
-    /// The secret itself, for IDENTIFY and for the REST header, and for nothing that is shown.
-    pub fn secret(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(hidden)")
-    }
-}
+use crate::wire::egress::EgressProxy;
 
 /// `cores`: which CPUs get a core thread each.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,10 +47,18 @@ pub enum BackendWanted {
     Epoll,
 }
 
+/// `log_format`: how a line of the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Human,
+    Json,
+}
+
 /// Everything that the operator can decide, checked and with defaults filled in.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub log_level: LevelFilter,
+    pub log_format: LogFormat,
     pub token: Token,
     pub intents: u64,
     pub bind: IpAddr,
@@ -155,10 +74,19 @@ pub struct Config {
     pub validate_token: bool,
     /// `host` or `host:port`.
     pub twilight_http_proxy: Option<String>,
-    /// Without trailing slash.
+    /// Without trailing slash. Empty until all keys are read, if it is not given.
     pub externally_accessible_url: String,
     pub cache: CacheFlags,
     pub allow_compression: bool,
+    /// Opens the operator's pages.
+    pub admin_key: Option<AdminKey>,
+    pub tls_cert: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
+    pub tls_client_ca: Option<PathBuf>,
+    /// Made of the three paths once all keys are read. `None`: clients speak without TLS.
+    pub tls: Option<TlsFiles>,
+    /// Through which Discord is reached.
+    pub egress_proxy: Option<EgressProxy>,
     /// Without trailing slash.
     pub api_url: String,
     pub cores: CoresWanted,
@@ -179,6 +107,48 @@ pub struct Config {
     pub memory_limit: Option<u64>,
 }
 
+impl Default for Config {
+    /// With no token, and what the table says of the other keys.
+    fn default() -> Self {
+        Self {
+            log_level: LevelFilter::INFO,
+            log_format: LogFormat::Human,
+            token: Token::default(),
+            intents: 0,
+            bind: Ipv4Addr::UNSPECIFIED.into(),
+            port: 7878,
+            admin_bind: None,
+            shards: None,
+            shard_start: None,
+            shard_end: None,
+            presence: None,
+            validate_token: true,
+            twilight_http_proxy: None,
+            externally_accessible_url: String::new(),
+            cache: CacheFlags::default(),
+            allow_compression: true,
+            admin_key: None,
+            tls_cert: None,
+            tls_key: None,
+            tls_client_ca: None,
+            tls: None,
+            egress_proxy: None,
+            api_url: address::API_URL.into(),
+            cores: CoresWanted::All,
+            backend: BackendWanted::Auto,
+            upstream_compression: Compression::Zstd,
+            data_dir: None,
+            log_bytes: None,
+            disk_bytes: 4 << 30,
+            log_keep: Duration::from_secs(300),
+            identify_reserve: None,
+            clients_max: 16_384,
+            client_limits: ClientLimits::default(),
+            memory_limit: None,
+        }
+    }
+}
+
 /// What the operator should hear about a configuration that is good enough to start with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
@@ -186,272 +156,108 @@ pub enum Notice {
     Warning(String),
 }
 
-/// The part of the process's environment that the configuration depends on.
-#[derive(Clone, Default)]
-pub struct Environment {
-    /// `CONFIG`: a path, or the JSON itself when it begins with `{`.
-    pub config: Option<String>,
-    /// `TOKEN`
-    pub token: Option<String>,
-}
-
-impl Environment {
-    pub fn of_process() -> Self {
-        Self { config: std::env::var("CONFIG").ok(), token: std::env::var("TOKEN").ok() }
-    }
-}
-
 /// A configuration and where it was found.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     pub config: Config,
-    /// For messages: the path, or `CONFIG`.
+    /// For messages: the path, `CONFIG`, or that there is no file.
     pub source: String,
+    /// What was given, and where.
+    pub values: Values,
+    /// Where the token stood.
+    pub token_source: String,
     pub notices: Vec<Notice>,
 }
 
-/// Reads the configuration: `--config PATH`, else env `CONFIG`, else `config.json` in the working directory.
+/// Reads the configuration: `--config PATH`, else env `CONFIG`, else `config.json` in the working directory; and the environment.
 pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Loaded, Refusal> {
-    let (source, text) = match (path, environment.config.as_deref().filter(|it| !it.is_empty())) {
-        (Some(path), _) => (path.display().to_string(), read_file(path)?),
-        (None, Some(json)) if json.trim_start().starts_with('{') => ("CONFIG".to_owned(), json.as_bytes().to_vec()),
-        (None, Some(path)) => (path.to_owned(), read_file(Path::new(path))?),
-        (None, None) => (DEFAULT_PATH.to_owned(), read_file(Path::new(DEFAULT_PATH))?),
-    };
-    let (config, notices) = parse(&text, environment).map_err(|refusal| refusal.within(&source))?;
-    Ok(Loaded { config, source, notices })
+    load_with(path, environment, &[])
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, Refusal> {
-    use std::io::Read;
-    let wanted = "a readable file, named by --config PATH or CONFIG, or config.json in the working directory";
-    let refuse = |found: String| Refusal::new(&path.display().to_string(), found, wanted);
-    let file = std::fs::File::open(path).map_err(|error| refuse(error.to_string()))?;
-    let mut text = Vec::new();
-    file.take(CONFIG_BYTES_MAX + 1).read_to_end(&mut text).map_err(|error| refuse(error.to_string()))?;
-    if text.len() as u64 > CONFIG_BYTES_MAX {
-        return Err(refuse(format!("more than {CONFIG_BYTES_MAX} bytes")));
-    }
-    Ok(text)
-}
-
-/// Reads the JSON text of a configuration.
+/// The same, with keys from the command line before all others.
 ///
 /// Errs at the first key that is missing, of the wrong type or out of range, and at broken JSON with line and column.
-fn parse(text: &[u8], environment: &Environment) -> Result<(Config, Vec<Notice>), Refusal> {
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-    let value: Value = serde_json::from_slice(text).map_err(|error| syntax_refusal(&error))?;
-    let Value::Object(map) = value else {
-        return Err(Refusal::of("the JSON text is not an object: wanted {\"token\": …, \"intents\": …}"));
-    };
-    let keys = Keys::new("", &map);
-    let mut notices = Vec::new();
-    let config = read_config(&keys, environment, &mut notices)?;
-    notices.extend(keys.unknown(&KEYS).into_iter().map(Notice::Warning));
-    Ok((config, notices))
+pub fn load_with(path: Option<&Path>, environment: &Environment, flags: &[FlagValue]) -> Result<Loaded, Refusal> {
+    let (values, notices) = sources::collect(path, environment, flags)?;
+    read(values, environment, notices)
 }
 
-fn syntax_refusal(error: &serde_json::Error) -> Refusal {
-    let (line, column, text) = (error.line(), error.column(), error.to_string());
-    let what = text.split(" at line ").next().unwrap_or_default();
-    Refusal::of(format!("line {line}, column {column}: not JSON: {what}"))
+/// Makes a configuration of the values.
+pub fn read(values: Values, environment: &Environment, unknown: Vec<Notice>) -> Result<Loaded, Refusal> {
+    let (mut config, mut notices) = (Config::default(), Vec::new());
+    for key in table::keys() {
+        if let Some(found) = values.found(key) {
+            key.read(&found, &mut config, &mut notices).map_err(|refusal| values.told(key.name, refusal))?;
+        }
+    }
+    let (token, token_source) = token::find(&values, environment, &mut notices)?;
+    config.token = token;
+    join(&values, &mut config, &mut notices)?;
+    notices.extend(unknown);
+    let source = values.file.clone().unwrap_or_else(|| "no file: environment and flags".to_owned());
+    Ok(Loaded { config, source, values, token_source, notices })
 }
 
-fn read_config(keys: &Keys<'_>, environment: &Environment, notices: &mut Vec<Notice>) -> Result<Config, Refusal> {
-    let port = keys.get("port").map_or(Ok(7878), |it| it.integer(0, u16::MAX.into()))? as u16;
-    let (shards, shard_start, shard_end) = read_shards(keys)?;
-    let (presence, warnings) = presence::presence(keys.get_nullable("activity"), keys.get("status"))?;
+/// The rules that concern several keys, and keys that must be there.
+fn join(values: &Values, config: &mut Config, notices: &mut Vec<Notice>) -> Result<(), Refusal> {
+    if values.get("intents").is_none() {
+        let wanted = "an integer, the sum of the intents' bits";
+        return Err(values.told("intents", Refusal::new("intents", "nothing", wanted)));
+    }
+    check_shards(values, config)?;
+    let (presence, warnings) = presence::presence(values.get("activity"), values.get("status"))
+        .map_err(|refusal| values.told("activity", refusal))?;
+    config.presence = presence;
     notices.extend(warnings.into_iter().map(Notice::Warning));
-    if let Some(found) = keys.get("backpressure") {
-        found.integer(0, u64::MAX)?;
+    if values.get("backpressure").is_some() {
         notices.push(Notice::Note(
             "`backpressure` is accepted and not needed: a slow client finds its events in the log (`log_bytes`, `log_seconds`)".into(),
         ));
     }
-    if let Some(found) = keys.get_nullable("egress_proxy") {
-        return Err(found.secret().refuse("no such key: this version connects to Discord directly only"));
+    join_compression(values, config, notices)?;
+    join_tls(values, config)?;
+    if config.externally_accessible_url.is_empty() {
+        let s = if config.tls.is_some() { "s" } else { "" };
+        config.externally_accessible_url = format!("ws{s}://localhost:{}", config.port);
     }
-    Ok(Config {
-        log_level: keys.get("log_level").map_or(Ok(LevelFilter::INFO), |it| read_log_level(&it))?,
-        token: read_token(keys, environment)?,
-        intents: keys
-            .get("intents")
-            .ok_or_else(|| keys.missing("intents", "an integer, the sum of the intents' bits"))?
-            .integer(0, u64::MAX)?,
-        bind: keys.get("bind").map_or(Ok(Ipv4Addr::UNSPECIFIED.into()), |it| read_bind(&it))?,
-        port,
-        admin_bind: keys.get_nullable("admin_bind").map(|it| read_admin_bind(&it)).transpose()?,
-        shards,
-        shard_start,
-        shard_end,
-        presence,
-        validate_token: keys.get("validate_token").map_or(Ok(true), |it| it.boolean())?,
-        twilight_http_proxy: keys.get_nullable("twilight_http_proxy").map(|it| address::authority(&it)).transpose()?,
-        externally_accessible_url: match keys.get_nullable("externally_accessible_url") {
-            Some(found) => address::websocket_url(&found, notices)?,
-            None => format!("ws://localhost:{port}"),
-        },
-        cache: keys.get("cache").map_or(Ok(CacheFlags::default()), |it| read_cache(&it, notices))?,
-        allow_compression: read_allow_compression(keys, notices)?,
-        api_url: keys.get("api_url").map_or(Ok(address::API_URL.into()), |it| address::http_url(&it))?,
-        cores: keys.get_nullable("cores").map_or(Ok(CoresWanted::All), |it| read_cores(&it))?,
-        backend: keys.get("backend").map_or(Ok(BackendWanted::Auto), |it| it.one_of(&BACKENDS))?,
-        upstream_compression: keys.get("upstream_compression").map_or(Ok(Compression::Zstd), |it| {
-            it.one_of(&[
-                ("zstd-stream", Compression::Zstd),
-                ("zlib-stream", Compression::Zlib),
-                ("none", Compression::None),
-            ])
-        })?,
-        data_dir: keys.get_nullable("data_dir").map(|it| read_data_dir(&it)).transpose()?,
-        disk_bytes: keys
-            .get("disk_bytes")
-            .map_or(Ok(DISK_BYTES_DEFAULT), |it| it.integer(DISK_BYTES_MIN, DISK_BYTES_MAX))?,
-        log_bytes: keys.get("log_bytes").map(|it| it.integer(LOG_BYTES_MIN, LOG_BYTES_MAX)).transpose()?,
-        log_keep: Duration::from_secs(
-            keys.get("log_seconds").map_or(Ok(LOG_SECONDS_DEFAULT), |it| it.integer(1, LOG_SECONDS_MAX))?,
-        ),
-        identify_reserve: keys
-            .get_nullable("identify_reserve")
-            .map(|it| it.integer(0, IDENTIFY_RESERVE_MAX))
-            .transpose()?
-            .map(|it| it as u32),
-        clients_max: keys.get("clients_max").map_or(Ok(CLIENTS_DEFAULT), |it| it.integer(1, CLIENTS_LIMIT))? as usize,
-        client_limits: read_client_limits(keys)?,
-        memory_limit: keys
-            .get_nullable("memory_limit")
-            .map(|it| it.integer(MEMORY_LIMIT_MIN, MEMORY_LIMIT_MAX))
-            .transpose()?,
-    })
+    Ok(())
 }
 
-fn read_client_limits(keys: &Keys<'_>) -> Result<ClientLimits, Refusal> {
-    let mut limits = ClientLimits::default();
-    if let Some(found) = keys.get("client_handshake_seconds") {
-        limits.handshake = Duration::from_secs(found.integer(1, 600)?);
-    }
-    if let Some(found) = keys.get("client_payloads_per_minute") {
-        // Discord grants 120: less would close clients that keep all its rules.
-        limits.payloads_per_minute = found.integer(120, 1_000_000)? as u32;
-    }
-    if let Some(found) = keys.get("client_failed_resumes") {
-        limits.failed_resumes = found.integer(1, 1_000_000)? as u32;
-    }
-    Ok(limits)
-}
-
-const BACKENDS: [(&str, BackendWanted); 3] =
-    [("auto", BackendWanted::Auto), ("io_uring", BackendWanted::IoUring), ("epoll", BackendWanted::Epoll)];
-
-fn read_log_level(found: &Found<'_>) -> Result<LevelFilter, Refusal> {
-    const WANTED: &str = "one of \"trace\", \"debug\", \"info\", \"warn\", \"error\", \"off\"";
-    found.text(WANTED)?.parse().map_err(|_| found.refuse(WANTED))
-}
-
-/// An empty `token` counts as none: the example of gateway-proxy has one, for the operator to fill in.
-fn read_token(keys: &Keys<'_>, environment: &Environment) -> Result<Token, Refusal> {
-    const WANTED: &str = "the bot's token here or in the environment variable TOKEN";
-    const MALFORMED: &str = "a token of printable characters without white space";
-    let in_file = match keys.get("token").map(Found::secret) {
-        Some(found) => Some(found.text(WANTED)?).filter(|text| !text.is_empty()),
-        None => None,
+/// Certificate and key go together; what is in the files is read by `certificates`.
+fn join_tls(values: &Values, config: &mut Config) -> Result<(), Refusal> {
+    let missing = |name, wanted| Err(values.told(name, Refusal::new(name, "nothing", wanted)));
+    config.tls = match (config.tls_cert.clone(), config.tls_key.clone(), config.tls_client_ca.clone()) {
+        (None, None, None) => None,
+        (Some(cert), Some(key), client_ca) => Some(TlsFiles { cert, key, client_ca }),
+        (Some(_), None, _) => return missing("tls_key", "the private key of tls_cert, a PEM file"),
+        (None, ..) => return missing("tls_cert", "the certificate that clients are shown, a PEM file"),
     };
-    match (in_file, environment.token.as_deref().filter(|text| !text.is_empty())) {
-        (Some(text), _) => Token::new(text).ok_or_else(|| Refusal::new("token", "another string", MALFORMED)),
-        (None, Some(text)) => Token::new(text).ok_or_else(|| Refusal::new("TOKEN", "another string", MALFORMED)),
-        (None, None) if keys.get("token").is_some() => Err(Refusal::new("token", "an empty string", WANTED)),
-        (None, None) => Err(keys.missing("token", WANTED)),
-    }
+    Ok(())
 }
-
-type ShardKeys = (Option<u32>, Option<u32>, Option<u32>);
 
 /// As far as the three keys can be judged without knowing Discord's recommendation; `settings` does the rest.
-fn read_shards(keys: &Keys<'_>) -> Result<ShardKeys, Refusal> {
-    let read = |key, min| keys.get_nullable(key).map(|it| it.integer(min, SHARDS_MAX)).transpose();
-    let (shards, start, end) = (read("shards", 1)?, read("shard_start", 0)?, read("shard_end", 1)?);
+fn check_shards(values: &Values, config: &Config) -> Result<(), Refusal> {
+    let (shards, end) = (config.shards.map(u64::from), config.shard_end.map(u64::from));
     let (start_max, end_max) = (end.or(shards).unwrap_or(SHARDS_MAX) - 1, shards.unwrap_or(SHARDS_MAX));
-    if end.is_some_and(|end| end > end_max) {
-        keys.get("shard_end").map_or(Ok(0), |it| it.integer(1, end_max))?;
-    }
-    if start.is_some_and(|start| start > start_max) {
-        keys.get("shard_start").map_or(Ok(0), |it| it.integer(0, start_max))?;
-    }
-    let narrow = |it: Option<u64>| it.map(|it| it as u32);
-    Ok((narrow(shards), narrow(start), narrow(end)))
-}
-
-fn read_cache(found: &Found<'_>, notices: &mut Vec<Notice>) -> Result<CacheFlags, Refusal> {
-    let keys = Keys::new("cache.", found.object()?);
-    let mut flags = CacheFlags::default();
-    for (key, flag) in CACHE_KEYS.into_iter().zip([
-        &mut flags.channels,
-        &mut flags.presences,
-        &mut flags.emojis,
-        &mut flags.current_member,
-        &mut flags.members,
-        &mut flags.roles,
-        &mut flags.scheduled_events,
-        &mut flags.stage_instances,
-        &mut flags.stickers,
-        &mut flags.users,
-        &mut flags.voice_states,
-    ]) {
-        if let Some(found) = keys.get(key) {
-            *flag = found.boolean()?;
+    for (name, min, max) in [("shard_end", 1, end_max), ("shard_start", 0, start_max)] {
+        if let Some(found) = values.get(name) {
+            found.integer(min, max).map_err(|refusal| values.told(name, refusal))?;
         }
     }
-    notices.extend(keys.unknown(&CACHE_KEYS).into_iter().map(Notice::Warning));
-    Ok(flags)
+    Ok(())
 }
 
 /// Forks of gateway-proxy know the opposite key.
-fn read_allow_compression(keys: &Keys<'_>, notices: &mut Vec<Notice>) -> Result<bool, Refusal> {
-    let allow = keys.get("allow_compression").map(|it| it.boolean()).transpose()?;
-    let disable = keys.get("disable_compression").map(|it| it.boolean()).transpose()?;
-    if allow.is_some() && allow == disable {
+fn join_compression(values: &Values, config: &mut Config, notices: &mut Vec<Notice>) -> Result<(), Refusal> {
+    let Some(found) = values.get("disable_compression") else { return Ok(()) };
+    let disable = found.boolean().map_err(|refusal| values.told("disable_compression", refusal))?;
+    if values.get("allow_compression").is_none() {
+        config.allow_compression = !disable;
+    } else if config.allow_compression == disable {
         let line = "`allow_compression` and `disable_compression` contradict each other; `allow_compression` counts";
         notices.push(Notice::Warning(line.into()));
     }
-    Ok(allow.or(disable.map(|disable| !disable)).unwrap_or(true))
-}
-
-fn read_bind(found: &Found<'_>) -> Result<IpAddr, Refusal> {
-    const WANTED: &str = "an IP address such as \"0.0.0.0\" or \"::\"";
-    found.text(WANTED)?.parse().map_err(|_| found.refuse(WANTED))
-}
-
-/// Port 0 is a free one; the log names it.
-fn read_admin_bind(found: &Found<'_>) -> Result<SocketAddr, Refusal> {
-    const WANTED: &str = "an IP address and a port such as \"127.0.0.1:7879\" or \"[::1]:7879\"";
-    found.text(WANTED)?.parse().map_err(|_| found.refuse(WANTED))
-}
-
-fn read_cores(found: &Found<'_>) -> Result<CoresWanted, Refusal> {
-    let refuse = || found.refuse(format_args!("a number of cores from 1, or a list of different CPU numbers from 0"));
-    if let Some(count) = found.value().as_u64() {
-        return if (1..=CPUS_MAX).contains(&count) { Ok(CoresWanted::Count(count as usize)) } else { Err(refuse()) };
-    }
-    let list = found.value().as_array().filter(|list| !list.is_empty()).ok_or_else(refuse)?;
-    let mut cpus = Vec::with_capacity(list.len());
-    for cpu in list {
-        let cpu = cpu.as_u64().filter(|cpu| *cpu < CPUS_MAX).ok_or_else(refuse)? as usize;
-        if cpus.contains(&cpu) {
-            return Err(refuse());
-        }
-        cpus.push(cpu);
-    }
-    Ok(CoresWanted::List(cpus))
-}
-
-fn read_data_dir(found: &Found<'_>) -> Result<PathBuf, Refusal> {
-    const WANTED: &str = "a writable directory";
-    let path = PathBuf::from(found.text(WANTED)?);
-    let writable = rustix::fs::access(&path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
-    if !path.is_dir() || writable.is_err() {
-        return Err(found.refuse(WANTED));
-    }
-    Ok(path)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -10,12 +10,16 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, warn};
 
+use super::certificates::Certificates;
 use super::ledger::{Budget, Ledger};
 use super::memory::Watch;
 use super::metrics::{IdentifyReport, ProcessReport};
 use super::pages::{Job, Pages, Reports};
+use super::reload::Changes;
 use super::resolve::Resolver;
 use super::rest::{Asking, GatewayBot, SessionStartLimit};
+use super::service::Service;
+use super::totals::Writer;
 use crate::runtime::clock;
 use crate::runtime::mesh::{CoreSender, ToControl, ToCore};
 use crate::runtime::takeover::Successor;
@@ -35,6 +39,8 @@ const HELD_BACK_TOLD_EVERY: Duration = Duration::from_secs(600);
 const ASKING_POLL: Duration = Duration::from_millis(100);
 /// The control thread looks at its clock at least this often, whatever it waits for.
 const IDLE_MAX: Duration = Duration::from_secs(60);
+/// How often the configuration's file is looked at; a change counts at the second look.
+const CONFIGURATION_LOOKED_AT_EVERY: Duration = Duration::from_secs(2);
 /// A core that has not reported by then counts as silent.
 const REPORT_MAX: Duration = Duration::from_secs(2);
 /// What the cores get to send what is buffered and to close; the rest up to `DRAIN_MAX` is for their threads to end.
@@ -43,7 +49,7 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(8);
 pub const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// Where mail for a core goes: the runtime's `CoreSender`, or a test's list.
-pub trait Core: Clone + Send + 'static {
+pub trait Core: Clone + Send + Sync + 'static {
     /// False when the core has ended.
     fn send(&self, message: ToCore) -> bool;
 }
@@ -65,6 +71,12 @@ pub struct Helpers {
     pub ask: Box<dyn FnMut() -> Asking>,
     /// Of the whole process.
     pub memory: Watch,
+    /// Reads the configuration again: if true is said, else if its file has changed.
+    pub reload: Box<dyn FnMut(bool) -> Option<Changes>>,
+    /// What clients are shown, where they speak TLS.
+    pub certificates: Option<Certificates>,
+    pub service: Service,
+    pub totals: Writer,
 }
 
 /// Why the cores are to be drained.
@@ -108,6 +120,8 @@ pub struct Coordinator<C> {
     asked_at: Instant,
     /// Shards wait for the limit to reset: when the log is to say so again.
     told_again_at: Option<Instant>,
+    /// When the configuration's file is to be looked at.
+    look_at: Instant,
     stopping: bool,
     successor: Option<Box<Successor>>,
     started: Instant,
@@ -144,6 +158,7 @@ impl<C: Core> Coordinator<C> {
             asking: opening.asking,
             asked_at: now,
             told_again_at: None,
+            look_at: now + CONFIGURATION_LOOKED_AT_EVERY,
             stopping: false,
             successor: None,
             started: now,
@@ -152,6 +167,7 @@ impl<C: Core> Coordinator<C> {
 
     /// Serves the cores until a signal or a failure.
     pub fn serve(&mut self, mail: &mpsc::Receiver<ToControl>) -> End {
+        self.helpers.service.on_listening();
         loop {
             let now = clock::now();
             self.poll(now);
@@ -183,9 +199,12 @@ impl<C: Core> Coordinator<C> {
             }
             ToControl::IdentifyReturned { shard } => self.identify.on_returned(shard, now),
             ToControl::Resolve { shard, host, port } => self.resolve(shard, host, port),
-            ToControl::Page { socket, request, door } => {
-                self.helpers.pages.serve(Job { socket, request, door, process: self.process_report(now) });
+            ToControl::Page { requester, request, door } => {
+                self.helpers.pages.serve(Job { requester, request, door, process: self.process_report(now) });
             }
+            ToControl::Turned { core } => self.helpers.service.on_turned(core),
+            ToControl::ShardLive { shard, is_live } => self.helpers.service.on_shard(shard, is_live, now),
+            ToControl::WriteTotals => self.helpers.totals.begin(),
             ToControl::Drained { core } => self.on_ended(core),
             ToControl::CoreFailed { core, error } => {
                 error!(core, error, "a core failed");
@@ -196,6 +215,7 @@ impl<C: Core> Coordinator<C> {
                 self.successor = Some(successor);
                 return Some(End::TakenOver);
             }
+            ToControl::Reload => self.reload(true, now),
             ToControl::Stop => {
                 info!("stopping on a signal; a second one ends at once");
                 return Some(End::Stopped);
@@ -226,12 +246,40 @@ impl<C: Core> Coordinator<C> {
         if now.saturating_duration_since(self.asked_at) >= LIMITS_ASKED_AT_LEAST {
             self.ask_limits(now);
         }
+        if now >= self.look_at {
+            self.look_at = now + CONFIGURATION_LOOKED_AT_EVERY;
+            self.reload(false, now);
+        }
+        if self.helpers.service.on_timeout(now) {
+            for core in &self.cores {
+                // A core that has ended does not answer, and is not fed for.
+                let _ = core.send(ToCore::Turn);
+            }
+        }
         if let Some(pressure) = self.helpers.memory.on_timeout(now) {
             for core in &self.cores {
                 // A core that has ended uses no memory.
                 let _ = core.send(ToCore::Pressure(pressure));
             }
         }
+        if let Some(config) = self.helpers.certificates.as_mut().and_then(|it| it.on_timeout(now)) {
+            for core in &self.cores {
+                // A core that has ended takes no clients.
+                let _ = core.send(ToCore::ClientTls(config.clone()));
+            }
+        }
+    }
+
+    fn reload(&mut self, asked: bool, now: Instant) {
+        let Some(changes) = (self.helpers.reload)(asked) else { return };
+        self.identify.set_reserve(changes.reserve);
+        self.helpers.memory.set_limit(changes.memory_limit);
+        for core in &self.cores {
+            // A core that has ended needs no settings.
+            let _ = core.send(ToCore::Settings(Box::new(changes.live.clone())));
+        }
+        // With another reserve shards may have their turn at once.
+        self.watch_budget(now);
     }
 
     /// An IDENTIFY is sent at `at`, as the wall clock will say.
@@ -261,7 +309,12 @@ impl<C: Core> Coordinator<C> {
         // A turn that is due now was tried a moment ago: only time or mail brings it on.
         let identify = self.identify.due().map(|due| due.max(now + Duration::from_millis(1)));
         let memory = Some(self.helpers.memory.due());
-        [asking, identify, self.told_again_at, memory].into_iter().flatten().fold(now + IDLE_MAX, Instant::min)
+        let service = self.helpers.service.due();
+        let certificates = self.helpers.certificates.as_ref().map(Certificates::due);
+        [asking, identify, self.told_again_at, memory, service, certificates, Some(self.look_at)]
+            .into_iter()
+            .flatten()
+            .fold(now + IDLE_MAX, Instant::min)
     }
 
     /// Says while shards wait for the limit, and looks whether Discord has reset it meanwhile.
@@ -367,6 +420,7 @@ impl<C: Core> Coordinator<C> {
         leave_listeners: bool,
     ) -> bool {
         self.stopping = true;
+        self.helpers.service.on_stopping();
         let end = clock::now() + DRAIN_MAX;
         for (core, ended) in self.cores.iter().zip(&mut self.ended) {
             let drain = ToCore::Drain { upstream_close, within: DRAIN_WITHIN, leave_listeners };

@@ -1,53 +1,121 @@
-//! `shardgate health`: asks the proxy that runs on this machine with this configuration whether it is ready. For a container's
-//! health check, so that an image needs no other program.
+//! `shardgate health` and `shardgate stats`: questions to the proxy that runs on this machine with this configuration. For a container's
+//! health check and an operator's shell, so that an image needs no other program.
 //!
-//! It asks the page `/health` over loopback (or the one address that is bound) and judges nothing itself.
+//! They ask the pages `/health` and `/stats` over loopback (or the one address that is bound) and judge nothing themselves. With `tls_cert`
+//! they ask over TLS and take any certificate: after a renewal that failed the proxy shows another one than the file has. What `admin_key`
+//! opens is therefore asked for on loopback alone.
 
 #![forbid(unsafe_code)]
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+
+use super::access::AdminKey;
 use super::args::Args;
 use super::config::{self, Config, Environment};
 
 /// A proxy that turns answers in milliseconds.
 const ANSWER_MAX: Duration = Duration::from_secs(4);
-/// The page is one short line.
-const ANSWER_BYTES_MAX: u64 = 4096;
+/// `/health` is one short line, `/stats` some 200 bytes a shard.
+const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
 /// Prints what the proxy answered. Exit status 0 when every shard has a session.
 pub fn ask(args: &Args, environment: &Environment) -> ExitCode {
-    let loaded = match config::load(args.config.as_deref(), environment) {
+    let loaded = match config::load_with(args.config.as_deref(), environment, &args.keys) {
         Ok(loaded) => loaded,
-        Err(refusal) => {
-            eprintln!("shardgate: {refusal}");
-            return ExitCode::FAILURE;
-        }
+        Err(refusal) => return fail(&refusal.to_string()),
     };
-    let address = address(&loaded.config);
-    match get_health(address) {
+    let way = match Way::to_gateway(&loaded.config) {
+        Ok(way) => way,
+        Err(line) => return fail(line),
+    };
+    match get(&way, "/health") {
         Ok(answer) => {
             println!("{}", answer.text);
             if answer.is_ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
-        Err(error) => {
-            eprintln!("shardgate: no proxy answers on {address}: {error}");
-            ExitCode::FAILURE
+        Err(line) => fail(&line),
+    }
+}
+
+/// Prints the totals, an object over several lines. Exit status 0 when every shard is in them.
+pub fn ask_stats(args: &Args, environment: &Environment) -> ExitCode {
+    let loaded = match config::load(args.config.as_deref(), environment) {
+        Ok(loaded) => loaded,
+        Err(refusal) => return fail(&refusal.to_string()),
+    };
+    // With `admin_bind` the totals are shown there alone.
+    let way = match loaded.config.admin_bind {
+        Some(admin) => Way { address: reachable(admin), is_tls: false, key: None },
+        None => match Way::to_gateway(&loaded.config) {
+            Ok(way) => way,
+            Err(line) => return fail(line),
+        },
+    };
+    let (way, address) = (way.with_key(&loaded.config), way.address);
+    match get(&way, "/stats") {
+        Ok(Answer { is_ok: true, text }) => match serde_json::from_str::<serde_json::Value>(&text) {
+            Ok(totals) => {
+                println!("{totals:#}");
+                if totals["complete"] == true { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            }
+            Err(error) => fail(&format!("what {address} answers are no totals: {error}")),
+        },
+        Ok(answer) => fail(&answer.text),
+        Err(line) => fail(&line),
+    }
+}
+
+fn fail(line: &str) -> ExitCode {
+    eprintln!("shardgate: {line}");
+    ExitCode::FAILURE
+}
+
+/// Where to ask, and how.
+#[derive(Clone)]
+struct Way {
+    address: SocketAddr,
+    is_tls: bool,
+    key: Option<AdminKey>,
+}
+
+impl Way {
+    /// The gateway's port. Where clients must show a certificate this one has none, and asks on `admin_bind`.
+    fn to_gateway(config: &Config) -> Result<Self, &'static str> {
+        let gateway = reachable(SocketAddr::new(config.bind, config.port));
+        let asks_for_certificates = config.tls.as_ref().is_some_and(|it| it.client_ca.is_some());
+        match config.admin_bind.filter(|_| asks_for_certificates) {
+            Some(admin) => Ok(Self { address: reachable(admin), is_tls: false, key: None }),
+            None if asks_for_certificates => {
+                Err("with tls_client_ca the gateway's port asks everybody for a certificate; remedy: set \
+                                                  admin_bind, where this is answered without one")
+            }
+            None => Ok(Self { address: gateway, is_tls: config.tls.is_some(), key: None }),
         }
+    }
+
+    /// The key is shown to this machine alone.
+    fn with_key(&self, config: &Config) -> Self {
+        Self { key: config.admin_key.clone().filter(|_| self.address.ip().is_loopback()), ..self.clone() }
     }
 }
 
 /// An unspecified address is listened on everywhere, so loopback reaches it.
-fn address(config: &Config) -> SocketAddr {
-    let host = match config.bind {
+fn reachable(bound: SocketAddr) -> SocketAddr {
+    let host = match bound.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
-        bound => bound,
+        ip => ip,
     };
-    SocketAddr::new(host, config.port)
+    SocketAddr::new(host, bound.port())
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -57,14 +125,78 @@ struct Answer {
     text: String,
 }
 
-fn get_health(address: SocketAddr) -> io::Result<Answer> {
-    let mut socket = TcpStream::connect_timeout(&address, ANSWER_MAX)?;
+/// The error is a line for the operator.
+fn get(way: &Way, path: &str) -> Result<Answer, String> {
+    try_get(way, path).map_err(|error| format!("no proxy answers on {}: {error}", way.address))
+}
+
+fn try_get(way: &Way, path: &str) -> io::Result<Answer> {
+    let address = way.address;
+    let socket = TcpStream::connect_timeout(&address, ANSWER_MAX)?;
     socket.set_read_timeout(Some(ANSWER_MAX))?;
     socket.set_write_timeout(Some(ANSWER_MAX))?;
-    socket.write_all(format!("GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;
-    let mut answer = Vec::new();
-    socket.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+    let key = way.key.as_ref().map_or(String::new(), |it| format!("Authorization: Bearer {}\r\n", it.secret()));
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{key}Connection: close\r\n\r\n");
+    let answer = if way.is_tls { say(over_tls(socket, address.ip())?, &request) } else { say(socket, &request) }?;
     read_answer(&answer).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "what answers is no shardgate"))
+}
+
+fn say(mut stream: impl Read + Write, request: &str) -> io::Result<Vec<u8>> {
+    stream.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+    Ok(answer)
+}
+
+fn over_tls(socket: TcpStream, address: IpAddr) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+        .with_no_client_auth();
+    let connection = ClientConnection::new(Arc::new(config), address.into()).map_err(io::Error::other)?;
+    Ok(StreamOwned::new(connection, socket))
+}
+
+/// Whoever has the private key of the certificate that it shows is believed.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 fn read_answer(bytes: &[u8]) -> Option<Answer> {

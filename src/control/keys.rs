@@ -42,19 +42,19 @@ impl std::error::Error for Refusal {}
 
 /// One JSON object of the configuration; `prefix` is what stands before its keys in messages (`cache.` or nothing).
 pub struct Keys<'a> {
-    prefix: &'static str,
+    prefix: String,
     map: &'a Map<String, Value>,
 }
 
 impl<'a> Keys<'a> {
-    pub fn new(prefix: &'static str, map: &'a Map<String, Value>) -> Self {
-        Self { prefix, map }
+    pub fn new(prefix: impl Into<String>, map: &'a Map<String, Value>) -> Self {
+        Self { prefix: prefix.into(), map }
     }
 
     /// The value of a key, `null` included.
     pub fn get(&self, key: &str) -> Option<Found<'a>> {
         let value = self.map.get(key)?;
-        Some(Found { key: format!("{}{key}", self.prefix), value, secret: false })
+        Some(Found::new(format!("{}{key}", self.prefix), value))
     }
 
     /// The value of a key that may be `null`, which means the same as leaving it out.
@@ -70,15 +70,16 @@ impl<'a> Keys<'a> {
     /// One warning for each key that is not in `known`.
     pub fn unknown(&self, known: &[&str]) -> Vec<String> {
         let unknown = self.map.keys().filter(|key| !known.contains(&key.as_str()));
-        unknown.map(|key| self.unknown_line(key, known)).collect()
+        unknown.map(|key| unknown_line(&self.prefix, key, known)).collect()
     }
+}
 
-    fn unknown_line(&self, key: &str, known: &[&str]) -> String {
-        let shown = shorten(&format!("{}{key}", self.prefix).escape_debug().to_string());
-        match nearest(key, known) {
-            Some(near) => format!("unknown key `{shown}` is ignored; the nearest known key is `{}{near}`", self.prefix),
-            None => format!("unknown key `{shown}` is ignored"),
-        }
+/// A warning about a key that is not in `known`; `prefix` is what stands before both.
+pub fn unknown_line(prefix: &str, key: &str, known: &[&str]) -> String {
+    let shown = shorten(&format!("{prefix}{key}").escape_debug().to_string());
+    match nearest(key, known) {
+        Some(near) => format!("unknown key `{shown}` is ignored; the nearest known key is `{prefix}{near}`"),
+        None => format!("unknown key `{shown}` is ignored"),
     }
 }
 
@@ -90,6 +91,16 @@ pub struct Found<'a> {
 }
 
 impl<'a> Found<'a> {
+    /// `key` is how messages name it.
+    pub fn new(key: impl Into<String>, value: &'a Value) -> Self {
+        Self { key: key.into(), value, secret: false }
+    }
+
+    /// How messages name it.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
     /// Messages name only the type of this value from here on.
     pub fn secret(mut self) -> Self {
         self.secret = true;
@@ -123,11 +134,11 @@ impl<'a> Found<'a> {
         integer.ok_or_else(|| self.refuse(format_args!("an integer from {min} to {max}")))
     }
 
-    /// One of a few words; yields what stands beside the word.
-    pub fn one_of<T: Copy>(&self, words: &[(&str, T)]) -> Result<T, Refusal> {
-        let chosen = words.iter().find(|(word, _)| self.value.as_str() == Some(word));
-        let wanted = || words.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
-        chosen.map(|(_, meaning)| *meaning).ok_or_else(|| self.refuse(format_args!("one of {}", wanted())))
+    /// One of a few words.
+    pub fn word(&self, words: &[&'static str]) -> Result<&'static str, Refusal> {
+        let chosen = words.iter().find(|word| self.value.as_str() == Some(word));
+        let wanted = || words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
+        chosen.copied().ok_or_else(|| self.refuse(format_args!("one of {}", wanted())))
     }
 
     fn shown(&self) -> String {
@@ -136,10 +147,14 @@ impl<'a> Found<'a> {
             Value::Array(_) => "a list".into(),
             Value::String(_) if self.secret => "a string".into(),
             Value::Number(_) if self.secret => "a number".into(),
-            // JSON text: quotes show that it is a string, escapes keep it on one line.
-            simple => shorten(&simple.to_string()),
+            simple => shown(simple),
         }
     }
+}
+
+/// A value as JSON text: quotes show that it is a string, escapes keep it on one line. Not for secrets.
+pub fn shown(value: &Value) -> String {
+    shorten(&value.to_string())
 }
 
 fn shorten(text: &str) -> String {
@@ -212,7 +227,7 @@ mod tests {
     #[test]
     fn a_refusal_stays_on_one_line_however_the_value_looks() {
         let map = object(&format!(r#"{{"status":"two\nlines {}"}}"#, "x".repeat(500)));
-        let refusal = Keys::new("", &map).get("status").unwrap().one_of(&[("online", ()), ("dnd", ())]).unwrap_err();
+        let refusal = Keys::new("", &map).get("status").unwrap().word(&["online", "dnd"]).unwrap_err();
         let line = refusal.within("config.json").to_string();
         assert!(line.starts_with(r#"config.json: status: found "two\nlines xxx"#), "{line}");
         assert!(line.ends_with(r#"…, wanted one of "online", "dnd""#), "{line}");

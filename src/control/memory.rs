@@ -113,6 +113,15 @@ impl Watch {
         Self { gauge, bytes: 0, next: now, purged: now, measure: Box::new(measure), purge: Box::new(purge) }
     }
 
+    /// The operator has another limit; `None` as in `new`. A level that is on ends or begins with the next measurement.
+    pub fn set_limit(&mut self, limit: Option<u64>) {
+        self.gauge = match (self.gauge, limit) {
+            (None, limit) => limit.map(Gauge::new),
+            // Without a limit nothing is short: a level that is on must still be seen to end.
+            (Some(gauge), limit) => Some(Gauge { limit: limit.unwrap_or(u64::MAX), level: gauge.level }),
+        };
+    }
+
     pub fn report(&self) -> MemoryReport {
         let (limit, level) = self.gauge.map_or((None, Pressure::None), |it| (Some(it.limit), it.level));
         MemoryReport { bytes: self.bytes, limit, level }
@@ -176,7 +185,7 @@ mod tests {
 
     fn budget_of(more: &str, memory: Option<Memory>) -> Result<Budget, String> {
         let json = format!(r#"{{"token":"invented","intents":513{more}}}"#);
-        let config = load(None, &Environment { config: Some(json), token: None }).unwrap().config;
+        let config = load(None, &Environment { config: Some(json), ..Environment::default() }).unwrap().config;
         let kernel = "6.1.0".into();
         let machine = Machine { ring: Ring::Works, kernel, cpus: vec![0], memlock: None, open_files: None, memory };
         budget(&config, &machine).map_err(|refusal| refusal.to_string())
@@ -296,6 +305,20 @@ mod tests {
         assert_eq!(heap.purges.get(), first);
         assert_eq!(watch.on_timeout(now + PURGED_EVERY), Some(Pressure::None));
         assert_eq!(heap.purges.get(), first + 1);
+    }
+
+    #[test]
+    fn a_new_limit_counts_from_the_next_measurement() {
+        let (now, heap) = (Instant::now(), Rc::new(Heap::default()));
+        let mut watch = watch(&heap, now);
+        heap.used.set(95);
+        assert_eq!(watch.on_timeout(now), Some(Pressure::Shed));
+        watch.set_limit(Some(1_000_000));
+        assert_eq!(watch.on_timeout(now + MEASURED_EVERY), Some(Pressure::None));
+        watch.set_limit(Some(96_000));
+        assert_eq!(watch.on_timeout(now + 2 * MEASURED_EVERY), Some(Pressure::Shed));
+        watch.set_limit(None);
+        assert_eq!(watch.on_timeout(now + 3 * MEASURED_EVERY), Some(Pressure::None));
     }
 
     #[test]

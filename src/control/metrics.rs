@@ -7,6 +7,8 @@
 
 #![forbid(unsafe_code)]
 
+mod cores;
+
 use std::fmt::{self, Display, Write};
 use std::time::Duration;
 
@@ -116,11 +118,24 @@ fn latency_histogram(page: &mut Page, shard: &ShardReport) {
 
 fn ours_by_shard(page: &mut Page, shards: &[&ShardReport]) {
     type Value = fn(&ShardReport) -> u64;
-    let families: [(&str, &str, &str, Value); 18] = [
+    let families: [(&str, &str, &str, Value); 24] = [
         ("clients", "gauge", "Clients connected and identified.", |it| it.clients as u64),
         ("sessions", "gauge", "Client sessions, connected or waiting for RESUME.", |it| it.sessions as u64),
         ("log_bytes", "gauge", "Bytes held in the log.", |it| it.log_bytes as u64),
         ("log_dispatches", "gauge", "Dispatches held in the log.", |it| it.log_dispatches),
+        ("cursor_lag_dispatches", "gauge", "How far connected clients are behind, all together.", |it| {
+            it.lag.dispatches
+        }),
+        ("cursor_lag_max_dispatches", "gauge", "The same of the client that is furthest behind.", |it| {
+            it.lag.dispatches_max
+        }),
+        ("cursor_lag_bytes", "gauge", "Bytes of log that connected clients have not been sent, all together.", |it| {
+            it.lag.bytes
+        }),
+        ("cursor_lag_max_bytes", "gauge", "The same of the client that is furthest behind.", |it| it.lag.bytes_max),
+        ("guild_members", "gauge", "Members of the guilds as Discord counts them, cached or not.", |it| {
+            it.guild_members
+        }),
         ("client_resumes_total", "counter", "RESUMEs of clients answered with a replay.", |it| it.resumes),
         ("client_resumes_refused_total", "counter", "RESUMEs of clients answered with op 9.", |it| it.resumes_refused),
         ("client_lagging_closes_total", "counter", "Clients closed resumably because they fell behind.", |it| {
@@ -131,6 +146,9 @@ fn ours_by_shard(page: &mut Page, shards: &[&ShardReport]) {
         ("upstream_resumes_total", "counter", "RESUMEs sent to Discord.", |it| it.upstream_resumes),
         ("commands_queued", "gauge", "Client commands waiting for the budget of 120 in 60 s.", |it| {
             it.commands_queued as u64
+        }),
+        ("commands_misrouted_total", "counter", "Client commands left out: their guild is another shard's.", |it| {
+            it.commands_misrouted
         }),
         ("commands_refused_total", "counter", "Client commands refused because the queue was full.", |it| {
             it.commands_refused
@@ -180,6 +198,7 @@ fn ours_by_shard(page: &mut Page, shards: &[&ShardReport]) {
 
 fn ours_by_process(page: &mut Page, cores: &[CoreReport], process: &ProcessReport) {
     cache_bytes(page, cores);
+    cores::families(page, cores);
     page.family("shardgate_greeting_clients", "gauge", "Connections that have not identified yet.");
     for core in cores {
         page.line("shardgate_greeting_clients", &[("core", &core.core)], &core.greeting);
@@ -188,7 +207,7 @@ fn ours_by_process(page: &mut Page, cores: &[CoreReport], process: &ProcessRepor
         "shardgate_clients_turned_away_total",
         "counter",
         "Connections of clients closed by a limit: full (clients_max), silent (quietest of too many that had not identified), \
-         handshake (client_handshake_seconds), flood (client_payloads_per_minute), guesses (client_failed_resumes, wrong tokens).",
+         handshake (client_handshake_seconds), tls (a TLS handshake that failed), flood (client_payloads_per_minute), guesses (client_failed_resumes, wrong tokens).",
     );
     for core in cores {
         for (reason, count) in core.turned_away.by_reason() {
@@ -372,15 +391,21 @@ mod tests {
 
     use super::*;
     use crate::cache::CacheCounts;
-    use crate::runtime::mesh::TurnedAway;
+    use crate::runtime::delays::Delays;
+    use crate::runtime::mesh::{CloseReport, TurnedAway};
+    use crate::runtime::net::{Bytes, Traffic};
+    use crate::session::upstream::{Reconnect, Reconnects};
     use crate::shard::pressure::Pressure;
-    use crate::shard::report::Latencies;
+    use crate::shard::report::{Lag, Latencies};
+    use crate::wire::CloseCode;
 
     fn report(shard: u32) -> ShardReport {
         let mut latency_counts = [0; LATENCY_BUCKETS.len() + 1];
         latency_counts[3] = 2;
         latency_counts[5] = 1;
         latency_counts[LATENCY_BUCKETS.len()] = 1;
+        let mut reconnects = Reconnects::default();
+        reconnects.add(Reconnect::Requested);
         ShardReport {
             shard,
             status: 4,
@@ -390,6 +415,9 @@ mod tests {
             cache: CacheCounts { guilds: 5, unavailable_guilds: 1, voice_states: 3, bytes: 999, ..Default::default() },
             cache_bytes: CacheBytes { members: 700, shapes: 50, ..Default::default() },
             log_age: Duration::from_millis(1500),
+            lag: Lag { dispatches: 12, dispatches_max: 11, bytes: 1200, bytes_max: 1100 },
+            guild_members: 5000,
+            reconnects,
             close_codes: vec![(4000, 2)],
             clients: 1,
             ..Default::default()
@@ -404,6 +432,20 @@ mod tests {
         store
     }
 
+    fn delays() -> Delays {
+        let mut delays = Delays::default();
+        delays.add(Duration::from_micros(100), 3);
+        delays
+    }
+
+    fn closes() -> CloseReport {
+        let mut closes = CloseReport::default();
+        closes.to_discord.add(Some(CloseCode(4900)));
+        closes.to_clients.add(Some(CloseCode(4008)));
+        closes.by_clients.add(None);
+        closes
+    }
+
     fn text() -> String {
         let turned_away = TurnedAway { flood: 4, ..Default::default() };
         let core = |core, shards| CoreReport {
@@ -413,6 +455,11 @@ mod tests {
             turned_away,
             log_dropped_early: 0,
             upgrades_refused: 3,
+            busy: Duration::from_millis(2500),
+            traffic: Traffic { connected: Bytes { received: 7, sent: 8 }, added: Bytes { received: 9, sent: 10 } },
+            delays: delays(),
+            closes: closes(),
+            store_inflight_bytes: 77,
             shards,
             store: (core == 0).then(store),
         };
@@ -528,6 +575,21 @@ mod tests {
             "shardgate_memory_level 90",
             r#"shardgate_upgrades_refused_total{core="1"} 3"#,
             "shardgate_uptime_seconds 9",
+            r#"shardgate_core_busy_seconds_total{core="1"} 2.5"#,
+            r#"shardgate_received_bytes_total{core="0",peer="discord"} 7"#,
+            r#"shardgate_sent_bytes_total{core="0",peer="clients"} 10"#,
+            r#"shardgate_event_delay_seconds_bucket{le="0.00005"} 0"#,
+            r#"shardgate_event_delay_seconds_bucket{le="0.0001"} 6"#,
+            r#"shardgate_event_delay_seconds_sum 0.0006"#,
+            r#"shardgate_upstream_closes_sent_total{code="4900"} 2"#,
+            r#"shardgate_client_closes_total{by="client",code="0"} 2"#,
+            r#"shardgate_client_closes_total{by="proxy",code="4008"} 2"#,
+            r#"shardgate_upstream_reconnects_total{reason="op_7"} 2"#,
+            r#"shardgate_upstream_reconnects_total{reason="zombie"} 0"#,
+            r#"shardgate_cursor_lag_dispatches{shard="0"} 12"#,
+            r#"shardgate_cursor_lag_max_bytes{shard="1"} 1100"#,
+            r#"shardgate_guild_members{shard="0"} 5000"#,
+            r#"shardgate_store_inflight_bytes{core="1"} 77"#,
             "shardgate_store_lost 1",
             "shardgate_store_errors_total 2",
             r#"shardgate_store_info{files="plain"} 1"#,

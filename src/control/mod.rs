@@ -3,26 +3,35 @@
 //!
 //! Nothing here runs on a core, and no event of Discord passes here.
 
+pub mod access;
 pub mod address;
 pub mod admin;
 pub mod args;
+pub mod certificates;
 pub mod check;
 pub mod config;
 pub mod coordinator;
+pub mod first_contact;
 pub mod health;
 pub mod keys;
 pub mod ledger;
+pub mod loads;
 pub mod log;
 pub mod memory;
 pub mod metrics;
+pub mod notify;
 pub mod pages;
 pub mod presence;
 pub mod probe;
+pub mod reload;
 pub mod resolve;
 pub mod rest;
+pub mod service;
 pub mod settings;
 pub mod signals;
 pub mod takeover;
+pub mod topology;
+pub mod totals;
 
 use std::io;
 use std::net::SocketAddr;
@@ -34,21 +43,27 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
+use self::access::Access;
 use self::args::Args;
+use self::certificates::Certificates;
 use self::config::{Config, Environment, Loaded, Notice, SHARDS_MAX};
 use self::coordinator::{Coordinator, Core, CoreOf, End, Helpers, Opening};
 use self::keys::Refusal;
 use self::ledger::{KeptGateway, Ledger};
 use self::memory::{Budget, Watch};
+use self::notify::{Manager, Notifier};
 use self::pages::{Pages, Site};
 use self::probe::Machine;
+use self::reload::Reloader;
 use self::resolve::Resolver;
 use self::rest::{Asking, Endpoint, GatewayBot};
+use self::service::Service;
+use self::signals::Wish;
+use self::totals::{Place, Writer};
 use crate::runtime::mesh::ToControl;
 use crate::runtime::settings::{Backend, RuntimeSettings};
 use crate::runtime::takeover::Inherited;
 use crate::runtime::{clock, heap};
-use crate::session::identify::Reserve;
 use crate::wire::CloseCode;
 
 /// With an answer of Discord's from before the restart at hand, the new one is waited for no longer than this: clients' sessions
@@ -79,9 +94,9 @@ pub fn run<C: Core>(
     activated: Vec<OwnedFd>,
     start: impl FnOnce(RuntimeSettings, Vec<OwnedFd>, mpsc::Sender<ToControl>) -> io::Result<Cores<C>>,
 ) -> ExitCode {
-    let done = match config::load(args.config.as_deref(), environment) {
+    let done = match config::load_with(args.config.as_deref(), environment, &args.keys) {
         Ok(loaded) if args.check => check::page(&loaded, &Machine::probe()).map(|page| print!("{page}")),
-        Ok(loaded) => serve(&loaded, args, activated, start),
+        Ok(loaded) => serve(&loaded, args, environment, activated, start),
         Err(refusal) => Err(refusal),
     };
     match done {
@@ -96,23 +111,41 @@ pub fn run<C: Core>(
 fn serve<C: Core>(
     loaded: &Loaded,
     args: &Args,
+    environment: &Environment,
     activated: Vec<OwnedFd>,
     start: impl FnOnce(RuntimeSettings, Vec<OwnedFd>, mpsc::Sender<ToControl>) -> io::Result<Cores<C>>,
 ) -> Result<(), Refusal> {
     let config = &loaded.config;
     takeover::check(args, config)?;
-    let _log = log::start(config.log_level).map_err(refuse("the log"))?;
+    let log = log::start(config.log_level, config.log_format).map_err(refuse("the log"))?;
     info!(version = env!("CARGO_PKG_VERSION"), configuration = loaded.source, "starting");
     tell(&loaded.notices);
 
     let (to_control, mail) = mpsc::channel();
-    let stop = to_control.clone();
-    signals::on_first(move || drop(stop.send(ToControl::Stop))).map_err(refuse("signals"))?;
+    let wishes = to_control.clone();
+    let on_signal = move |wish| {
+        let message = match wish {
+            Wish::Stop => ToControl::Stop,
+            Wish::Totals => ToControl::WriteTotals,
+            Wish::Reload => ToControl::Reload,
+        };
+        // The control thread has ended when nobody hears it.
+        let _ = wishes.send(message);
+    };
+    signals::on_each(on_signal).map_err(refuse("signals"))?;
+    let manager = Manager::of_process();
+    let notifier = Notifier::new(manager.socket.as_deref()).unwrap_or_else(|error| {
+        warn!("NOTIFY_SOCKET: the service manager is told nothing: {error}");
+        Notifier::default()
+    });
+    notifier.say("STATUS=Asks Discord for the gateway.");
 
     let machine = Machine::probe();
     let backend = choose_backend(config, &machine)?;
     let memory = memory::budget(config, &machine)?;
-    let endpoint = Endpoint::new(config);
+    let endpoint = Endpoint::new(config)?;
+    let watched = config.tls.clone().map(|it| Certificates::start(it, clock::now())).transpose()?;
+    let (certificates, client_tls) = watched.unzip();
     let mut ledger = ledger(config);
     let kept = ledger.gateway(clock::since_epoch());
     let Some(first) = first_answer(&endpoint, &mail, kept.as_ref())? else {
@@ -121,6 +154,10 @@ fn serve<C: Core>(
     };
     let mut settings = fit(config, &first.bot, kept.as_ref().map(|it| it.shard_count), &machine, backend, &memory)?;
     settings.clients_max = machine.clients_max(settings.clients_max, settings.shards.len() as u32);
+    settings.client_tls = client_tls;
+    let held = settings.shards.len() as u32;
+    let mut reloader = Reloader::new(args, environment, loaded, machine, held, log.level());
+    settings.loads = ledger.loads(settings.shard_count);
     let resolver = Resolver::start().map_err(refuse("the resolver's thread"))?;
     // All that can be made ready beside a running proxy is: from here on it drains, and its clients wait for this one. What it keeps in files, and the
     // operator's address, are its own until it has left.
@@ -134,7 +171,7 @@ fn serve<C: Core>(
             _ => first.bot.session_start_limit,
         },
         identified: budget.map(|it| it.identified).unwrap_or_default(),
-        reserve: config.identify_reserve.map_or(Reserve::ByShards(settings.shards.len() as u32), Reserve::Of),
+        reserve: settings::reserve(config, held),
         gateway_url: settings.gateway_url.clone(),
         shard_count: settings.shard_count,
         asking: first.asking,
@@ -146,20 +183,31 @@ fn serve<C: Core>(
         externally_accessible_url: settings.externally_accessible_url.clone(),
         shards: settings.shards.clone(),
         shard_count: settings.shard_count,
-        has_admin_bind: config.admin_bind.is_some(),
+        access: Access { has_admin_bind: config.admin_bind.is_some(), admin_key: config.admin_key.clone() },
     };
     // Before the cores start: an address that cannot be had is the operator's mistake, and costs no IDENTIFY.
     if let Some(address) = config.admin_bind {
         let patience = if args.takeover { ADMIN_BIND_PATIENCE } else { Duration::ZERO };
         admin::start(address, patience, to_control.clone())
-            .map_err(|error| Refusal::of(format!("admin_bind {address}: {error}")))?;
+            .map_err(|error| first_contact::not_bound("admin_bind", address, &error))?;
     }
-    let cores = start(settings.clone(), listeners, to_control.clone()).map_err(refuse("the cores do not start"))?;
+    let cores = start(settings.clone(), listeners, to_control.clone())
+        .map_err(|error| first_contact::start_refused(settings.listen, &error))?;
     if let Some(data_dir) = &config.data_dir {
         let ours = Inherited { listeners: cores.listeners, are_managed };
         takeover::open_door(data_dir, &settings, cores.listen, ours, to_control);
     }
-    let (senders, askers) = (cores.senders.clone(), cores.senders.clone());
+    let (senders, askers, counted) = (cores.senders.clone(), cores.senders.clone(), cores.senders.clone());
+    if config.data_dir.is_some() {
+        let measured = cores.senders.clone();
+        let collect = move || coordinator::collect(&measured);
+        loads::keep(self::ledger(config), settings.shard_count, settings.loads.clone(), collect)
+            .map_err(refuse("the thread that keeps the loads"))?;
+    }
+    let runtime_directory = std::env::var("RUNTIME_DIRECTORY").ok();
+    let place = Place::new(config.data_dir.as_deref(), runtime_directory.as_deref());
+    let held = settings.shards.clone();
+    let now = clock::now();
     let helpers = Helpers {
         resolver,
         pages: Pages::start(
@@ -169,9 +217,13 @@ fn serve<C: Core>(
         )
         .map_err(refuse("the pages' threads"))?,
         ask: Box::new(move || endpoint.ask_until_answered(rng())),
-        memory: Watch::new(memory.limit, clock::now(), heap::resident_bytes, heap::purge),
+        certificates,
+        memory: Watch::new(memory.limit, now, heap::resident_bytes, heap::purge),
+        service: Service::new(notifier, manager.watchdog, held.len(), cores.senders.len(), now),
+        totals: Writer::new(place, held, settings.shard_count, move || coordinator::collect(&counted)),
+        reload: Box::new(move |asked| reloader.reload(asked)),
     };
-    let mut coordinator = Coordinator::new(cores.senders, cores.core_of, helpers, opening, ledger, clock::now());
+    let mut coordinator = Coordinator::new(cores.senders, cores.core_of, helpers, opening, ledger, now);
     let end = coordinator.serve(&mail);
     let goes_offline = args.close_upstream_offline && end != End::TakenOver;
     let code = if goes_offline { CloseCode::NORMAL } else { CloseCode::RECONNECTING };
@@ -254,7 +306,12 @@ fn first_answer(
         }
         match mail.recv_timeout(FIRST_ANSWER_POLL) {
             Err(RecvTimeoutError::Timeout) => {}
-            // No core runs yet, so the only mail there can be is the signal.
+            Ok(ToControl::Reload) => {
+                info!("SIGHUP: the configuration was read a moment ago; once shards connect it is read again");
+            }
+            // There is nothing to count yet.
+            Ok(ToControl::WriteTotals) => warn!("SIGUSR2: no shard is connected yet"),
+            // No core runs yet, so the only other mail there can be is the signal to stop.
             Ok(_) | Err(RecvTimeoutError::Disconnected) => return Ok(None),
         }
     }

@@ -2,13 +2,13 @@
 //!
 //! The cores and the operator's own listener (`admin`) hand over sockets whose request has been read. Three threads answer: one the
 //! metrics and one the cached state, whose pages are large and may meet a slow reader, one all the rest, whose pages fit into any
-//! socket buffer. So a slow reader never delays a health check. Who may see what is `refuse`'s.
-//! Not here: parsing HTTP, and what the numbers mean (`metrics`).
+//! socket buffer. So a slow reader never delays a health check.
+//! Not here: parsing HTTP, who may see what (`access`), and what the numbers mean (`metrics`).
 
 #![forbid(unsafe_code)]
 
 use std::io::{self, Write};
-use std::net::{IpAddr, Shutdown, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::ops::Range;
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::thread;
@@ -16,7 +16,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::access::{self, Access, CACHE, Refused, STATS};
 use super::metrics::{self, IdentifyReport, ProcessReport};
+use super::totals;
+use crate::runtime::client_tls::Requester;
 use crate::runtime::clock;
 use crate::runtime::mesh::{CoreReport, Door};
 use crate::shard::pressure::Pressure;
@@ -35,9 +38,6 @@ const NAMED_MAX: usize = 20;
 /// `total` and `remaining` of our `/gateway/bot`: identifying with the proxy costs nothing.
 const SESSIONS: u32 = 1_000_000;
 
-/// What the paths of the cached state begin with.
-const CACHE: &str = "/cache/";
-
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
@@ -47,8 +47,7 @@ pub struct Site {
     pub externally_accessible_url: String,
     pub shards: Range<u32>,
     pub shard_count: u32,
-    /// The operator has a listener of their own: what concerns nobody else leaves the gateway's port.
-    pub has_admin_bind: bool,
+    pub access: Access,
 }
 
 /// What the cores said, and which of them said nothing in time.
@@ -60,8 +59,8 @@ pub struct Reports {
 
 /// One request to be answered.
 pub struct Job {
-    /// Blocking.
-    pub socket: TcpStream,
+    /// Its socket is blocking.
+    pub requester: Requester,
     pub request: PlainRequest,
     pub door: Door,
     pub process: ProcessReport,
@@ -95,10 +94,12 @@ impl Pages {
             path if path.starts_with(CACHE) => &self.cache,
             _ => &self.others,
         };
-        if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = queue.try_send(job) {
+        if let Err(TrySendError::Full(mut job) | TrySendError::Disconnected(mut job)) = queue.try_send(job) {
             let refusal = Response::text(503, "Too many requests are waiting.\n").to_bytes(job.request.head_only);
+            let Ok(refusal) = job.requester.seal(refusal) else { return };
+            let mut socket = &job.requester.socket;
             // Fits into the empty buffer of a fresh socket; if not, the requester is no worse off.
-            let _ = job.socket.set_nonblocking(true).and_then(|()| (&job.socket).write(&refusal));
+            let _ = socket.set_nonblocking(true).and_then(|()| socket.write(&refusal));
         }
     }
 }
@@ -112,17 +113,19 @@ fn start_thread(
     let (queue, jobs) = mpsc::sync_channel::<Job>(PAGES_MAX);
     let serve = move || {
         let mut next_at = clock::now();
-        for job in jobs {
+        for mut job in jobs {
             // A flood of requests must not become one of reports, which take the cores' time.
             thread::sleep(next_at.saturating_duration_since(clock::now()));
             next_at = clock::now() + ANSWERED_EVERY;
-            let peer = job.socket.peer_addr().ok().map(|it| it.ip());
-            let response = match refuse(path_of(&job.request), job.door, peer, &site) {
-                Some(refusal) => refusal,
+            let peer = job.requester.socket.peer_addr().ok().map(|it| it.ip());
+            let (path, shown) = (path_of(&job.request), job.request.bearer.as_ref());
+            let response = match access::refuse(&site.access, path, job.door, peer, shown) {
+                Some(refused) => refusal(refused),
                 None => answer(&job.request, &site, &job.process, &collect, &find),
             };
             // A requester that went away is nobody's loss.
-            let _ = send(&job.socket, &response.to_bytes(job.request.head_only));
+            let sealed = job.requester.seal(response.to_bytes(job.request.head_only));
+            let _ = sealed.and_then(|it| send(&job.requester.socket, &it));
         }
     };
     thread::Builder::new().name(name.into()).spawn(serve)?;
@@ -167,14 +170,19 @@ impl Response {
         let reason = match self.status {
             200 => "OK",
             400 => "Bad Request",
+            401 => "Unauthorized",
             403 => "Forbidden",
             404 => "Not Found",
             405 => "Method Not Allowed",
             _ => "Service Unavailable",
         };
-        let allow = if self.status == 405 { "Allow: GET, HEAD\r\n" } else { "" };
+        let header = match self.status {
+            401 => "WWW-Authenticate: Bearer\r\n",
+            405 => "Allow: GET, HEAD\r\n",
+            _ => "",
+        };
         let head = format!(
-            "HTTP/1.1 {} {reason}\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n{allow}Connection: close\r\n\r\n",
+            "HTTP/1.1 {} {reason}\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n{header}Connection: close\r\n\r\n",
             self.status,
             self.content_type,
             self.body.len()
@@ -188,24 +196,17 @@ fn path_of(request: &PlainRequest) -> &str {
     request.path.split(['?', '#']).next().unwrap_or_default()
 }
 
-/// Who may not see what: the cached state is the operator's, and with a listener of their own the metrics are too.
-///
-/// Without `admin_bind` the operator is whoever asks from this machine.
-fn refuse(path: &str, door: Door, peer: Option<IpAddr>, site: &Site) -> Option<Response> {
-    let is_local = peer.is_some_and(|it| it.to_canonical().is_loopback());
-    match (door, path) {
-        (Door::Admin, _) => None,
-        (Door::Gateway, "/metrics") if site.has_admin_bind => Some(not_found()),
-        (Door::Gateway, path) if path.starts_with(CACHE) && (site.has_admin_bind || !is_local) => {
-            let message = if site.has_admin_bind {
-                "The cached state is shown on the address of `admin_bind` alone"
-            } else {
-                "The cached state is shown to this machine alone; `admin_bind` gives it an address of its own"
-            };
-            Some(Response::json(403, &json!({ "message": message })))
-        }
-        (Door::Gateway, _) => None,
-    }
+fn refusal(refused: Refused) -> Response {
+    let (status, message) = match refused {
+        Refused::NotFound => return not_found(),
+        Refused::OnAdminBindAlone => (403, "State and totals are shown on the address of `admin_bind` alone"),
+        Refused::ToLoopbackAlone => (
+            403,
+            "State and totals are shown to this machine alone; `admin_bind` gives them an address of their own, `admin_key` a key",
+        ),
+        Refused::KeyWanted => (401, "This page wants `Authorization: Bearer` with the proxy's `admin_key`"),
+    };
+    Response::json(status, &json!({ "message": message }))
 }
 
 fn answer(
@@ -226,6 +227,7 @@ fn answer(
             let body = metrics::page(&collect().cores, process);
             Response { status: 200, content_type: metrics::CONTENT_TYPE, body: body.into_bytes() }
         }
+        (STATS, _) => Response::json(200, &totals::totals(&site.shards, site.shard_count, &collect())),
         ("/shard-count", _) => Response::text(200, site.shard_count.to_string()),
         ("/livez", _) => alive(&collect()),
         ("/readyz", _) => match unready(site, process, &collect()) {
@@ -345,12 +347,12 @@ mod tests {
             externally_accessible_url: "ws://proxy:7878".into(),
             shards: 0..2,
             shard_count: 2,
-            has_admin_bind: false,
+            access: Access::default(),
         }
     }
 
     fn request(path: &str) -> PlainRequest {
-        PlainRequest { method: "GET".into(), path: path.into(), host: None, head_only: false }
+        PlainRequest { method: "GET".into(), path: path.into(), host: None, head_only: false, bearer: None }
     }
 
     /// Status 4 is ready, the others say their number.
@@ -452,6 +454,13 @@ mod tests {
     }
 
     #[test]
+    fn the_totals_are_a_page() {
+        let (status, body) = get("/stats", &[4, 2]);
+        let stats: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((status, &stats["complete"], &stats["missing"][0]["shard"]), (200, &json!(false), &json!(1)));
+    }
+
+    #[test]
     fn everything_else_is_not_found_in_discords_words() {
         for path in ["/", "/api/v10/users/@me", "/api/v8/gateway", "/metrics/", ""] {
             assert_eq!(get(path, &[]), (404, r#"{"code":0,"message":"404: Not Found"}"#.into()), "{path}");
@@ -492,27 +501,13 @@ mod tests {
     }
 
     #[test]
-    fn who_may_see_the_operators_pages() {
-        let local = ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"];
-        let remote = ["10.0.0.1", "::ffff:10.0.0.1", "2001:db8::1"];
-        let status = |path, door, peer: &str, has_admin_bind| {
-            refuse(path, door, Some(peer.parse().unwrap()), &Site { has_admin_bind, ..site() }).map(|it| it.status)
-        };
-        let everybodys = ["/gateway", "/api/v10/gateway/bot", "/shard-count", "/health", "/livez", "/readyz"];
-        for peer in local.into_iter().chain(remote) {
-            for path in everybodys {
-                assert_eq!(status(path, Door::Gateway, peer, true), None, "{path} {peer}");
-            }
-            assert_eq!(status("/metrics", Door::Gateway, peer, false), None);
-            assert_eq!(status("/metrics", Door::Gateway, peer, true), Some(404));
-            assert_eq!(status("/cache/guild/1", Door::Gateway, peer, true), Some(403));
-            assert_eq!(status("/cache/guild/1", Door::Admin, peer, true), None);
-            assert_eq!(status("/metrics", Door::Admin, peer, true), None);
-        }
-        assert!(local.iter().all(|it| status("/cache/user/1", Door::Gateway, it, false).is_none()));
-        assert!(remote.iter().all(|it| status("/cache/user/1", Door::Gateway, it, false) == Some(403)));
-        let refusal = refuse("/cache/user/1", Door::Gateway, None, &site()).unwrap();
-        assert!(String::from_utf8(refusal.body).unwrap().contains("`admin_bind`"));
+    fn a_refusal_names_the_remedy() {
+        let text = |refused| String::from_utf8(refusal(refused).to_bytes(false)).unwrap();
+        assert!(text(Refused::ToLoopbackAlone).contains("`admin_bind`"));
+        let unauthorized = text(Refused::KeyWanted);
+        assert!(unauthorized.starts_with("HTTP/1.1 401 Unauthorized\r\n"), "{unauthorized}");
+        assert!(unauthorized.contains("\r\nWWW-Authenticate: Bearer\r\n") && unauthorized.contains("`admin_key`"));
+        assert!(text(Refused::NotFound).starts_with("HTTP/1.1 404 "));
     }
 
     /// Both ends of a connection.
@@ -534,7 +529,12 @@ mod tests {
         for (path, head_only) in [("/metrics", false), ("/readyz", false), ("/metrics", true)] {
             let (reader, socket) = pair();
             let request = PlainRequest { head_only, ..request(path) };
-            pages.serve(Job { socket, request, door: Door::Gateway, process: ProcessReport::default() });
+            pages.serve(Job {
+                requester: Requester::plain(socket),
+                request,
+                door: Door::Gateway,
+                process: ProcessReport::default(),
+            });
             let text = read_all(reader);
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
             assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("Connection: close"), "{head}");
@@ -558,7 +558,12 @@ mod tests {
         let pages = Pages::start(site(), stuck, |_| Ok(None)).unwrap();
         let ask = |path| {
             let (reader, socket) = pair();
-            pages.serve(Job { socket, request: request(path), door: Door::Gateway, process: ProcessReport::default() });
+            pages.serve(Job {
+                requester: Requester::plain(socket),
+                request: request(path),
+                door: Door::Gateway,
+                process: ProcessReport::default(),
+            });
             reader
         };
         let first = ask("/metrics");

@@ -33,8 +33,8 @@ const NOT_SENT: [&str; 13] = [
     "timestamps",
 ];
 
-const STATUSES: [(&str, &str); 5] =
-    [("online", "online"), ("dnd", "dnd"), ("idle", "idle"), ("invisible", "invisible"), ("offline", "offline")];
+/// What `status` may be.
+pub const STATUSES: [&str; 5] = ["online", "dnd", "idle", "invisible", "offline"];
 
 /// `d` of op 3 as JSON text, or `None` when neither key is given; the warnings are about keys that are not sent.
 pub fn presence(
@@ -45,7 +45,7 @@ pub fn presence(
         return Ok((None, Vec::new()));
     }
     let mut warnings = Vec::new();
-    let status = status.map_or(Ok("online"), |found| found.one_of(&STATUSES))?;
+    let status = status.map_or(Ok("online"), |found| found.word(&STATUSES))?;
     let activities = match &activity {
         Some(found) => vec![read_activity(found, &mut warnings)?],
         None => Vec::new(),
@@ -60,7 +60,7 @@ pub fn presence(
 
 fn read_activity(found: &Found<'_>, warnings: &mut Vec<String>) -> Result<Value, Refusal> {
     let map = found.object()?;
-    let keys = Keys::new("activity.", map);
+    let keys = Keys::new(format!("{}.", found.key()), map);
     let mut activity = Map::new();
     let kind = keys.get("type").map_or(Ok(0), |found| found.integer(0, 5))?;
     let name = match keys.get("name") {

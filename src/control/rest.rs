@@ -15,8 +15,11 @@ use serde::Deserialize;
 use tracing::{info, warn};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-use super::address;
 use super::config::{Config, Token};
+use super::keys::Refusal;
+use super::{address, first_contact};
+use crate::runtime::clock;
+use crate::wire::egress::{Credentials, EgressKind, EgressProxy};
 
 /// Discord wants `DiscordBot (<url>, <version>)` and takes any name for the URL.
 ///
@@ -25,6 +28,9 @@ const USER_AGENT: &str = concat!("DiscordBot (shardgate, ", env!("CARGO_PKG_VERS
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Everything from the name's resolution to the last byte.
 const REQUEST_MAX: Duration = Duration::from_secs(15);
+/// The start is refused with it.
+const TOKEN_REFUSED: &str = "Discord refuses the token (401): it is mistyped, of another bot, or was reset; take a new one from the developer portal \
+    (Bot › Reset Token) and put it into `token`, `token_file` or TOKEN";
 /// The answer is some 200 bytes.
 const ANSWER_BYTES_MAX: u64 = 64 << 10;
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -84,7 +90,7 @@ pub fn judge(status: u16, retry_after: Option<&str>, body: &str) -> Verdict {
             Ok(answer) => Verdict::Answered(answer),
             Err(why) => Verdict::Retry(format!("the answer is not what Discord sends: {why}")),
         },
-        401 => Verdict::Fatal("Discord refuses the token (401): check `token` or TOKEN".into()),
+        401 => Verdict::Fatal(TOKEN_REFUSED.into()),
         429 => {
             let wait = retry_after_of(retry_after, body).unwrap_or(RETRY_AFTER_DEFAULT);
             Verdict::RetryAfter { why: "asked too often (429)".into(), wait }
@@ -137,6 +143,7 @@ pub struct Endpoint {
     url: String,
     token: Token,
     agent: ureq::Agent,
+    egress: Option<EgressProxy>,
 }
 
 impl fmt::Debug for Endpoint {
@@ -146,8 +153,12 @@ impl fmt::Debug for Endpoint {
 }
 
 impl Endpoint {
-    pub fn new(config: &Config) -> Self {
-        Self { url: request_url(config), token: config.token.clone(), agent: agent() }
+    /// Refuses an `egress_proxy` that the HTTP library cannot speak to.
+    pub fn new(config: &Config) -> Result<Self, Refusal> {
+        // twilight's HTTP proxy is the operator's own, on the way out already: the other one carries the gateway alone then.
+        let egress = config.egress_proxy.clone().filter(|_| config.twilight_http_proxy.is_none());
+        let agent = agent(egress.as_ref())?;
+        Ok(Self { url: request_url(config), token: config.token.clone(), agent, egress })
     }
 
     /// Asks once and blocks up to `REQUEST_MAX`.
@@ -155,12 +166,24 @@ impl Endpoint {
         let request = self.agent.get(&self.url).header("Authorization", format!("Bot {}", self.token.secret()));
         let mut response = match request.call() {
             Ok(response) => response,
-            Err(error) => return Verdict::Retry(error.to_string()),
+            Err(error) => return Verdict::Retry(self.explain(&error)),
         };
+        let date = response.headers().get("date").and_then(|it| it.to_str().ok());
+        if let Some(line) = date.and_then(|date| first_contact::clock_off(date, clock::since_epoch())) {
+            warn!("{line}");
+        }
         let retry_after = response.headers().get("retry-after").and_then(|it| it.to_str().ok()).map(str::to_owned);
         match response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string() {
             Ok(body) => judge(response.status().as_u16(), retry_after.as_deref(), &body),
             Err(error) => Verdict::Retry(format!("the answer broke off: {error}")),
+        }
+    }
+
+    /// A failure in words; through a proxy it says so, since then most of them are the proxy's.
+    fn explain(&self, error: &ureq::Error) -> String {
+        match &self.egress {
+            Some(proxy) => format!("through egress_proxy {proxy}: {error}"),
+            None => error.to_string(),
         }
     }
 
@@ -259,22 +282,38 @@ fn request_url(config: &Config) -> String {
     }
 }
 
-fn agent() -> ureq::Agent {
+fn agent(egress: Option<&EgressProxy>) -> Result<ureq::Agent, Refusal> {
+    let proxy = egress.map(|it| proxy_of(it).map_err(|error| Refusal::of(format!("egress_proxy {it}: {error}"))));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = TlsConfig::builder().unversioned_rustls_crypto_provider(provider).root_certs(root_certs()).build();
-    ureq::Agent::config_builder()
+    let agent = ureq::Agent::config_builder()
         .tls_config(tls)
         .user_agent(USER_AGENT)
         .http_status_as_error(false)
         // No redirect: the token goes where the operator sent it, and nowhere else.
         .max_redirects(0)
         .max_redirects_will_error(false)
-        // Proxies of the environment would carry REST but not the gateway.
-        .proxy(None)
+        // Not those of the environment: they would carry REST but not the gateway.
+        .proxy(proxy.transpose()?)
         .timeout_connect(Some(CONNECT_MAX))
         .timeout_global(Some(REQUEST_MAX))
         .build()
-        .new_agent()
+        .new_agent();
+    Ok(agent)
+}
+
+/// The same proxy in the HTTP library's words. It resolves Discord's name, as it does for the gateway.
+fn proxy_of(egress: &EgressProxy) -> Result<ureq::Proxy, ureq::Error> {
+    let protocol = match egress.kind {
+        EgressKind::Http => ureq::ProxyProtocol::Http,
+        EgressKind::Socks5 => ureq::ProxyProtocol::Socks5h,
+    };
+    let host = if egress.host.contains(':') { format!("[{}]", egress.host) } else { egress.host.clone() };
+    let mut proxy = ureq::Proxy::builder(protocol).host(&host).port(egress.port).resolve_target(false);
+    if let Some(Credentials { user, password }) = &egress.credentials {
+        proxy = proxy.username(user).password(password);
+    }
+    proxy.build()
 }
 
 /// The machine's roots (`SSL_CERT_FILE` and `SSL_CERT_DIR` honoured), or Mozilla's built-in ones where there are none, as in an

@@ -2,13 +2,15 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::Range;
 
 use super::config::{Config, SHARDS_MAX};
 use super::keys::Refusal;
 use super::rest::GatewayBot;
-use crate::runtime::settings::{Backend, RuntimeSettings, StorageSettings};
+use crate::runtime::settings::{Backend, LiveSettings, RuntimeSettings, StorageSettings};
+use crate::session::identify::Reserve;
 
 /// Everything the runtime needs, but the cores' CPUs.
 pub fn settings(
@@ -30,6 +32,9 @@ pub fn settings(
         presence: config.presence.clone(),
         gateway_url: bot.url.clone(),
         upstream_compression: config.upstream_compression,
+        egress: config.egress_proxy.clone(),
+        // The files are read by who watches them.
+        client_tls: None,
         externally_accessible_url: config.externally_accessible_url.clone(),
         validate_token: config.validate_token,
         allow_compression: config.allow_compression,
@@ -38,11 +43,30 @@ pub fn settings(
         log_keep: config.log_keep,
         client_limits: config.client_limits,
         clients_max: config.clients_max,
+        loads: HashMap::new(),
         storage: config.data_dir.clone().map(|data_dir| StorageSettings {
             data_dir,
             disk_bytes: config.disk_bytes,
             api_url: config.api_url.clone(),
         }),
+    }
+}
+
+/// How many IDENTIFYs are never spent, with so many shards held.
+pub fn reserve(config: &Config, held: u32) -> Reserve {
+    config.identify_reserve.map_or(Reserve::ByShards(held), Reserve::Of)
+}
+
+/// What running cores are told after a reload; `clients_max` after the machine was measured against it.
+pub fn live(config: &Config, log_bytes: usize, clients_max: usize) -> LiveSettings {
+    LiveSettings {
+        presence: config.presence.clone(),
+        validate_token: config.validate_token,
+        allow_compression: config.allow_compression,
+        client_limits: config.client_limits,
+        clients_max,
+        log_bytes,
+        log_keep: config.log_keep,
     }
 }
 
@@ -81,7 +105,7 @@ mod tests {
 
     fn config(more: &str) -> Config {
         let json = format!(r#"{{"token":"invented","intents":513{more}}}"#);
-        load(None, &Environment { config: Some(json), token: None }).unwrap().config
+        load(None, &Environment { config: Some(json), ..Environment::default() }).unwrap().config
     }
 
     fn range(more: &str, recommended: u32) -> Result<(Range<u32>, u32), String> {

@@ -2,9 +2,12 @@
 //!
 //! A plain value without a socket, so that it can be mailed to the core of the shard that the client names.
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use super::client_tls::ClientTls;
+use super::net::{Net, Token};
 use crate::session::client::{Conversation, HEARTBEAT_INTERVAL};
 use crate::session::payload::{Identify, Resume};
 use crate::shard::seat::SeatKey;
@@ -55,6 +58,10 @@ pub struct Blocked {
 
 pub struct Client {
     pub phase: Phase,
+    /// For the log.
+    pub peer: Option<SocketAddr>,
+    /// `None` where clients speak without TLS.
+    pub tls: Option<Box<ClientTls>>,
     /// The upgrade must be done by then.
     pub handshake_due: Instant,
     pub deframer: Deframer,
@@ -84,6 +91,8 @@ impl Client {
     pub fn new(now: Instant, handshake: Duration) -> Self {
         Self {
             phase: Phase::Http(Vec::new()),
+            peer: None,
+            tls: None,
             handshake_due: now + handshake,
             deframer: Deframer::new(Role::Server, CLIENT_MESSAGE_BYTES_MAX),
             encoder: Encoder::new(Compression::None),
@@ -103,25 +112,51 @@ impl Client {
         }
     }
 
+    /// Where to append what the client is to get: its outbox, or the buffer that TLS encrypts from at the end of the step.
+    pub fn out<'a, N: Net>(&'a mut self, net: &'a mut N, token: Token) -> &'a mut Vec<u8> {
+        self.encoder_and_out(net, token).1
+    }
+
+    /// The same, with the encoder that writes there.
+    pub fn encoder_and_out<'a, N: Net>(
+        &'a mut self,
+        net: &'a mut N,
+        token: Token,
+    ) -> (&'a mut Encoder, &'a mut Vec<u8>) {
+        let out = match &mut self.tls {
+            Some(tls) => tls.out(),
+            None => net.queue(token),
+        };
+        (&mut self.encoder, out)
+    }
+
+    /// Bytes on their way to the client that its socket has not taken.
+    pub fn pending<N: Net>(&self, net: &N, token: Token) -> usize {
+        net.pending(token) + self.tls.as_ref().map_or(0, |it| it.staged_len())
+    }
+
     /// The upgrade is answered: from here on everything goes through the encoder, HELLO first.
-    pub fn open(&mut self, compression: Compression, out: &mut Vec<u8>) {
+    pub fn open<N: Net>(&mut self, compression: Compression, net: &mut N, token: Token) {
         self.encoder = Encoder::new(compression);
         self.phase = Phase::Open;
         let mut digits = itoa::Buffer::new();
         let interval = digits.format(HEARTBEAT_INTERVAL.as_millis() as u64).as_bytes();
         let head = br#"{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":"#;
-        self.encoder.write(&[head, interval, br#","_trace":["shardgate"]}}"#], out);
+        let (encoder, out) = self.encoder_and_out(net, token);
+        encoder.write(&[head, interval, br#","_trace":["shardgate"]}}"#], out);
     }
 
-    pub fn acknowledge(&mut self, out: &mut Vec<u8>) {
-        self.encoder.write(&[br#"{"t":null,"s":null,"op":11,"d":null}"#], out);
+    pub fn acknowledge<N: Net>(&mut self, net: &mut N, token: Token) {
+        let (encoder, out) = self.encoder_and_out(net, token);
+        encoder.write(&[br#"{"t":null,"s":null,"op":11,"d":null}"#], out);
     }
 
-    pub fn tell_invalid_session(&mut self, out: &mut Vec<u8>) {
-        self.encoder.write(&[br#"{"t":null,"s":null,"op":9,"d":false}"#], out);
+    pub fn tell_invalid_session<N: Net>(&mut self, net: &mut N, token: Token) {
+        let (encoder, out) = self.encoder_and_out(net, token);
+        encoder.write(&[br#"{"t":null,"s":null,"op":9,"d":false}"#], out);
     }
 
-    pub fn say_goodbye(code: CloseCode, reason: &str, out: &mut Vec<u8>) {
-        frame::write_close(out, code, reason, None);
+    pub fn say_goodbye<N: Net>(&mut self, code: CloseCode, reason: &str, net: &mut N, token: Token) {
+        frame::write_close(self.out(net, token), code, reason, None);
     }
 }

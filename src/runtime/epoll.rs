@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::chunk::{Chunk, Pool};
-use super::net::{Event, Net, Token};
+use super::net::{Event, Net, Token, Traffic};
 use super::sys;
 use super::table::{Phase, Table};
 
@@ -292,6 +292,10 @@ impl Net for Epoll {
             let token = self.readable.pop_front()?;
             self.receive(token);
         }
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.table.traffic()
     }
 
     fn len(&self) -> usize {

@@ -1,4 +1,5 @@
-//! One shard's connection to Discord, from the TCP socket to whole payloads: TLS, the upgrade, frames, compression.
+//! One shard's connection to Discord, from the TCP socket to whole payloads: a tunnel through `egress_proxy` if there is one, TLS, the
+//! upgrade, frames, compression.
 //!
 //! It owns no socket: bytes come in, bytes to be sent go into the outbox that is handed in. It decides nothing about sessions.
 
@@ -12,6 +13,7 @@ use rustls::ClientConfig;
 use super::net::Token;
 use super::tls::Tls;
 use crate::wire::deframe::{Deframer, Message, UPSTREAM_MESSAGE_BYTES_MAX};
+use crate::wire::egress::{EgressError, EgressProxy, Tunnel};
 use crate::wire::frame::{self, Opcode};
 use crate::wire::http::{self, HttpError};
 use crate::wire::inflate::{InflateError, Inflated, Inflater};
@@ -35,6 +37,7 @@ pub enum LinkEvent<'a> {
 /// Why a link cannot go on.
 #[derive(Debug)]
 pub enum LinkError {
+    Egress(EgressError),
     Tls(io::Error),
     Upgrade(HttpError),
     Frame(FrameError),
@@ -56,6 +59,7 @@ impl LinkError {
 impl std::fmt::Display for LinkError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Egress(error) => write!(f, "egress_proxy: {error}"),
             Self::Tls(error) => write!(f, "TLS: {error}"),
             Self::Upgrade(error) => write!(f, "upgrade: {error}"),
             Self::Frame(error) => write!(f, "frame: {error}"),
@@ -76,6 +80,8 @@ enum Phase {
     /// Waiting for addresses.
     Resolving,
     Connecting,
+    /// The proxy has not opened the tunnel yet.
+    Tunneling(Tunnel),
     Upgrading {
         unread: Vec<u8>,
     },
@@ -90,6 +96,8 @@ pub struct Link {
     pub url: GatewayUrl,
     /// While connecting: when the address that is being tried makes way for the next.
     pub next_address_at: Option<Instant>,
+    /// TCP goes there, and the host of `url` is the proxy's to resolve.
+    egress: Option<Arc<EgressProxy>>,
     path_and_query: String,
     /// Addresses not tried yet.
     addresses: Vec<SocketAddr>,
@@ -105,13 +113,19 @@ pub struct Link {
 
 impl Link {
     /// `url` is a whole gateway URL with its query. The error is a sentence.
-    pub fn new(url: &str, compression: Compression, tls: &Arc<ClientConfig>, seed: u64) -> Result<Self, String> {
+    pub fn new(
+        url: &str,
+        compression: Compression,
+        tls: &Arc<ClientConfig>,
+        egress: Option<Arc<EgressProxy>>,
+        seed: u64,
+    ) -> Result<Self, String> {
         let parsed = GatewayUrl::parse(url).map_err(|error| error.to_string())?;
         let after_scheme = url.find("://").map_or(0, |it| it + 3);
         let path_and_query =
             url[after_scheme..].find(['/', '?']).map_or("/", |it| &url[after_scheme + it..]).to_owned();
         let tls = match parsed.tls {
-            true => Some(Tls::new(tls.clone(), &parsed.host).map_err(|error| format!("{}: {error}", parsed.host))?),
+            true => Some(Tls::client(tls.clone(), &parsed.host).map_err(|error| format!("{}: {error}", parsed.host))?),
             false => None,
         };
         let mut masks = fastrand::Rng::with_seed(seed);
@@ -120,6 +134,7 @@ impl Link {
             token: None,
             url: parsed,
             next_address_at: None,
+            egress,
             path_and_query,
             addresses: Vec::new(),
             phase: Phase::Resolving,
@@ -132,7 +147,15 @@ impl Link {
         })
     }
 
-    /// The addresses of the host are known.
+    /// Where TCP goes: to Discord's host, or to the proxy before it.
+    pub fn peer(&self) -> (&str, u16) {
+        match &self.egress {
+            Some(proxy) => (&proxy.host, proxy.port),
+            None => (&self.url.host, self.url.port),
+        }
+    }
+
+    /// The addresses of `peer` are known.
     pub fn on_resolved(&mut self, addresses: Vec<SocketAddr>) {
         self.addresses = addresses;
         self.addresses.reverse();
@@ -154,10 +177,19 @@ impl Link {
         matches!(self.phase, Phase::Connecting | Phase::Resolving)
     }
 
-    /// TCP is open: begin TLS and the upgrade.
+    /// TCP is open: begin the tunnel, or TLS and the upgrade.
     pub fn on_connected(&mut self, out: &mut Vec<u8>) -> Result<(), LinkError> {
         self.addresses.clear();
         self.next_address_at = None;
+        if let Some(proxy) = &self.egress {
+            let tunnel = Tunnel::open(proxy, &self.url.host, self.url.port, out).map_err(LinkError::Egress)?;
+            self.phase = Phase::Tunneling(tunnel);
+            return Ok(());
+        }
+        self.begin_upgrade(out)
+    }
+
+    fn begin_upgrade(&mut self, out: &mut Vec<u8>) -> Result<(), LinkError> {
         self.phase = Phase::Upgrading { unread: Vec::new() };
         let request = http::upgrade_request(&self.url.host_header(), &self.path_and_query, self.nonce);
         self.write(&request, out)
@@ -166,11 +198,16 @@ impl Link {
     /// Bytes from the socket. `on_event` gets what they hold, in order.
     pub fn on_bytes(
         &mut self,
-        bytes: &[u8],
+        mut bytes: &[u8],
         scratch: &mut Scratch,
         out: &mut Vec<u8>,
         on_event: &mut dyn FnMut(LinkEvent<'_>),
     ) -> Result<(), LinkError> {
+        if let Phase::Tunneling(tunnel) = &mut self.phase {
+            let Some(used) = tunnel.on_bytes(bytes, out).map_err(LinkError::Egress)? else { return Ok(()) };
+            bytes = &bytes[used..];
+            self.begin_upgrade(out)?;
+        }
         if self.tls.is_none() {
             return self.on_plain(bytes, &mut scratch.inflated, out, on_event);
         }
@@ -197,8 +234,10 @@ impl Link {
         if matches!(self.phase, Phase::Open) {
             self.write_frame(Opcode::Close, &code.0.to_be_bytes(), scratch, out)?;
         }
+        let is_tunneled = !matches!(self.phase, Phase::Tunneling(_));
         self.phase = Phase::Closing;
-        match &mut self.tls {
+        // To a proxy that has not opened the tunnel nothing of TLS is said.
+        match self.tls.as_mut().filter(|_| is_tunneled) {
             Some(tls) => tls.close(out).map_err(LinkError::Tls),
             None => Ok(()),
         }
@@ -224,7 +263,7 @@ impl Link {
                 on_event(LinkEvent::Open);
                 self.on_frames(&unread[consumed..], inflated, out, on_event)
             }
-            Phase::Resolving | Phase::Connecting | Phase::Closing => Ok(()),
+            Phase::Resolving | Phase::Connecting | Phase::Tunneling(_) | Phase::Closing => Ok(()),
         }
     }
 

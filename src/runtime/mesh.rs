@@ -3,12 +3,19 @@
 //! No event of Discord ever crosses between cores: only hand-overs, identify turns, addresses, drain and reports. What is stored goes to the
 //! storage thread in batches (`storage::mail`).
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use rustls::ServerConfig;
+
+use super::client_tls::Requester;
+use super::closes::Closes;
+use super::delays::Delays;
+use super::net::Traffic;
+use super::settings::LiveSettings;
 use super::storage::mail::{Batch, StoreReport};
 use crate::shard::pressure::Pressure;
 use crate::shard::report::{ShardReport, Wanted};
@@ -33,6 +40,8 @@ pub enum ToCore {
     },
     /// Answer with a report of every shard of this core.
     Report(mpsc::Sender<CoreReport>),
+    /// Answer `ToControl::Turned`: this core goes round.
+    Turn,
     /// Answer with the stored JSON, or `None` when no shard of this core has such an object.
     Find {
         wanted: Wanted,
@@ -46,8 +55,12 @@ pub enum ToCore {
         within: Duration,
         leave_listeners: bool,
     },
+    /// The operator has changed what may be changed.
+    Settings(Box<LiveSettings>),
     /// How short memory is from now on.
     Pressure(Pressure),
+    /// Clients that connect from now on are shown this certificate.
+    ClientTls(Arc<ServerConfig>),
     /// The batch is in the kernel. Emptied but for its marks, to be used again.
     StoreWritten(Batch),
     /// Answer to `ToStore::Read`; `None`: the segment is gone.
@@ -107,16 +120,24 @@ pub enum ToControl {
     IdentifyReturned { shard: ShardId },
     /// Resolve a host of Discord's.
     Resolve { shard: ShardId, host: String, port: u16 },
-    /// An HTTP request that is not a WebSocket upgrade; the socket is blocking and has a send timeout.
-    Page { socket: TcpStream, request: PlainRequest, door: Door },
+    /// Answer to `ToCore::Turn`.
+    Turned { core: usize },
+    /// The shard has its session's stream, or has lost it.
+    ShardLive { shard: ShardId, is_live: bool },
+    /// An HTTP request that is not a WebSocket upgrade; the requester's socket is blocking and has a send timeout.
+    Page { requester: Requester, request: PlainRequest, door: Door },
     /// The core has drained and its thread ends.
     Drained { core: usize },
     /// Another process takes over.
     TakenOver(Box<super::takeover::Successor>),
     /// The core's loop failed and its thread ends: the process cannot go on.
     CoreFailed { core: usize, error: String },
+    /// SIGHUP: read the configuration again.
+    Reload,
     /// SIGTERM or SIGINT.
     Stop,
+    /// SIGUSR2.
+    WriteTotals,
 }
 
 /// Sends mail to one core and wakes it.
@@ -148,6 +169,8 @@ pub struct TurnedAway {
     pub silent: u64,
     /// The upgrade took longer than `client_handshake_seconds`.
     pub handshake: u64,
+    /// A TLS handshake that failed.
+    pub tls: u64,
     /// More than `client_payloads_per_minute`.
     pub flood: u64,
     /// Wrong tokens, and more than `client_failed_resumes`.
@@ -155,15 +178,27 @@ pub struct TurnedAway {
 }
 
 impl TurnedAway {
-    pub fn by_reason(&self) -> [(&'static str, u64); 5] {
+    pub fn by_reason(&self) -> [(&'static str, u64); 6] {
         [
             ("full", self.full),
             ("silent", self.silent),
             ("handshake", self.handshake),
+            ("tls", self.tls),
             ("flood", self.flood),
             ("guesses", self.guesses),
         ]
     }
+}
+
+/// Connections closed, by code.
+#[derive(Clone, Debug, Default)]
+pub struct CloseReport {
+    /// By us, towards Discord.
+    pub to_discord: Closes,
+    /// By us, towards clients.
+    pub to_clients: Closes,
+    /// By clients.
+    pub by_clients: Closes,
 }
 
 /// What one core says of itself.
@@ -179,6 +214,13 @@ pub struct CoreReport {
     pub log_dropped_early: u64,
     /// Upgrades answered 503 because memory was used up.
     pub upgrades_refused: u64,
+    /// CPU time of the core's thread.
+    pub busy: Duration,
+    pub traffic: Traffic,
+    pub delays: Delays,
+    pub closes: CloseReport,
+    /// On its way to the disk.
+    pub store_inflight_bytes: usize,
     pub shards: Vec<ShardReport>,
     /// Of the storage thread; the first core has it if there is one.
     pub store: Option<StoreReport>,

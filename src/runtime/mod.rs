@@ -6,10 +6,13 @@
 pub mod activation;
 pub mod chunk;
 pub mod client;
+pub mod client_tls;
 pub mod clock;
+pub mod closes;
 mod conns;
 pub mod core;
-pub mod cpu;
+mod cpu;
+pub mod delays;
 pub mod epoll;
 pub mod heap;
 mod link;
@@ -37,7 +40,7 @@ use crate::cache::Shapes;
 use crate::session::client::Rules;
 use crate::session::payload::Token;
 use crate::session::upstream::UpstreamSettings;
-use crate::shard::group::{Group, LogBudget};
+use crate::shard::group::Group;
 use crate::shard::{Shard, ShardSettings};
 use crate::store::identity::Binding;
 use crate::store::{self, Recovered};
@@ -66,7 +69,9 @@ pub fn start(
     inherited: Vec<OwnedFd>,
     control: mpsc::Sender<ToControl>,
 ) -> io::Result<Runtime> {
-    let placement = Placement::new(settings.shards.clone(), settings.cores.len());
+    let placement =
+        Placement::new(settings.shards.clone(), settings.cores.len(), |it| settings.loads.get(&it.0).copied());
+    let live = settings.live();
     let shared = Arc::new(Shared {
         rules: Rules {
             token: Token(settings.token.clone()),
@@ -78,8 +83,9 @@ pub fn start(
         placement: placement.clone(),
         upstream_compression: settings.upstream_compression,
         allow_compression: settings.allow_compression,
-        clients_max: settings.clients_max.div_ceil(settings.cores.len().max(1)),
+        clients_max: live.clients_per_core(settings.cores.len()),
         tls: tls::client_config()?,
+        egress: settings.egress.clone().map(Arc::new),
         backend: match settings.backend {
             Backend::IoUring => "io_uring",
             Backend::Epoll => "epoll",
@@ -191,6 +197,7 @@ impl CoreStart {
         net.watch_mailbox(self.wake)?;
         let now = clock::now();
         let settings = &self.settings;
+        let live = settings.live();
         let shapes = Shapes::default();
         let shards = self.shared.placement.shards_of(self.index).map(|shard| {
             let upstream = UpstreamSettings {
@@ -198,7 +205,7 @@ impl CoreStart {
                 shard_count: settings.shard_count,
                 token: settings.token.clone(),
                 intents: settings.intents,
-                presence: settings.presence.as_ref().map(|it| it.replace("{{shard}}", &shard.to_string())),
+                presence: live.presence_of(shard),
                 gateway_url: settings.gateway_url.clone(),
                 compression: settings.upstream_compression,
             };
@@ -219,8 +226,7 @@ impl CoreStart {
             }
         });
         let shards: Vec<_> = shards.collect();
-        let share = shards.len() as f64 / settings.shards.len().max(1) as f64;
-        let budget = LogBudget { bytes: (settings.log_bytes as f64 * share) as usize, keep: settings.log_keep };
+        let budget = live.log_budget(shards.len(), settings.shards.len());
         let group = Group::new(shards, budget);
         let core = Core::new(Parts {
             index: self.index,
@@ -231,6 +237,7 @@ impl CoreStart {
             control: self.control,
             peers: self.peers,
             keeping: Keeping::new(self.store, self.generation),
+            client_tls: self.settings.client_tls,
             seed: random_seed(),
         });
         core.run()

@@ -35,6 +35,23 @@ impl Token {
     }
 }
 
+/// Bytes of one kind of connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bytes {
+    pub received: u64,
+    /// Taken by the kernel.
+    pub sent: u64,
+}
+
+/// Bytes as they went over the sockets, since the backend began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Of connections that `connect` began.
+    pub connected: Bytes,
+    /// Of those that were added.
+    pub added: Bytes,
+}
+
 /// What happened during a turn.
 #[derive(Debug)]
 pub enum Event {
@@ -104,6 +121,8 @@ pub trait Net: Sized {
     /// Sockets in this backend: also those that linger or whose `Closed` was not taken yet; listeners are not counted, but those
     /// that are being left.
     fn len(&self) -> usize;
+    /// What has gone over the sockets.
+    fn traffic(&self) -> Traffic;
     /// Whether there is no socket.
     fn is_empty(&self) -> bool {
         self.len() == 0

@@ -58,6 +58,11 @@ pub fn bound_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
     TcpListener::from(socket.try_clone()?).local_addr()
 }
 
+/// Who is at the other end, if anybody still is.
+pub fn peer_address(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
+    SocketAddr::try_from(rustix::net::getpeername(socket).ok()??).ok()
+}
+
 /// Begins a TCP connection without waiting for it, TCP_NODELAY set.
 ///
 /// The outer error: there is no socket (out of descriptors). The inner: the network said no at once (refused,

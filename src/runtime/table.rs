@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::chunk::Chunk;
-use super::net::{Event, SLOT_BITS, Token};
+use super::net::{Bytes, Event, SLOT_BITS, Token, Traffic};
 use super::outbox::Outbox;
 use super::{clock, sys};
 
@@ -46,6 +46,8 @@ pub struct Socket<K> {
     pub kernel: K,
     /// What the caller wants.
     reading: bool,
+    /// We began the connection.
+    connected: bool,
     /// `Drained` is owed.
     held_up: bool,
     /// A send failed. The end is reported when what had arrived before has been read.
@@ -105,6 +107,7 @@ pub struct Table<K> {
     /// What `queue` lends for an unknown token.
     scratch: Vec<u8>,
     live: usize,
+    traffic: Traffic,
 }
 
 impl<K: Default> Table<K> {
@@ -118,6 +121,7 @@ impl<K: Default> Table<K> {
             accept_again: None,
             scratch: Vec::new(),
             live: 0,
+            traffic: Traffic::default(),
         }
     }
 
@@ -139,6 +143,7 @@ impl<K: Default> Table<K> {
             waiting: false,
             kernel: K::default(),
             reading: true,
+            connected: phase == Phase::Connecting,
             held_up: false,
             broken: None,
             dirty: false,
@@ -186,6 +191,10 @@ impl<K: Default> Table<K> {
 
     pub fn len(&self) -> usize {
         self.live
+    }
+
+    pub fn traffic(&self) -> Traffic {
+        self.traffic
     }
 
     // What the caller says.
@@ -271,7 +280,10 @@ impl<K: Default> Table<K> {
 
     /// Bytes arrived.
     pub fn on_bytes(&mut self, token: Token, chunk: Chunk) {
-        if self.get(token).is_some_and(Socket::is_callers) {
+        let Some(socket) = self.get(token) else { return };
+        let (connected, is_callers) = (socket.connected, socket.is_callers());
+        self.bytes_of(connected).received += chunk.len() as u64;
+        if is_callers {
             self.push(Event::Read(token, chunk));
         }
     }
@@ -303,6 +315,9 @@ impl<K: Default> Table<K> {
             Err(error) => return self.on_send_failed(token, error),
         };
         socket.outbox.advance(taken);
+        let connected = socket.connected;
+        self.bytes_of(connected).sent += taken as u64;
+        let Some(socket) = self.get_mut(token) else { return };
         if socket.outbox.pending() > 0 {
             socket.waiting = taken < offered;
             socket.held_up = true;
@@ -421,6 +436,10 @@ impl<K: Default> Table<K> {
         if !socket.reading {
             self.end(token, None);
         }
+    }
+
+    fn bytes_of(&mut self, connected: bool) -> &mut Bytes {
+        if connected { &mut self.traffic.connected } else { &mut self.traffic.added }
     }
 
     /// The outbox of a closing socket is empty.

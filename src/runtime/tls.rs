@@ -1,10 +1,12 @@
-//! TLS towards Discord: rustls driven through its own buffers, without a socket.
+//! TLS towards Discord and towards clients: rustls driven through its own buffers, without a socket.
+//!
+//! It reads no certificate file of ours: `control::certificates` does.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection};
 
 /// The trust store: the system's certificates (`SSL_CERT_FILE` and `SSL_CERT_DIR` name others), or Mozilla's list built in
 /// where the system has none.
@@ -25,37 +27,50 @@ pub fn client_config() -> io::Result<Arc<ClientConfig>> {
 
 /// One TLS connection between a plain side and a cipher side, both plain buffers.
 pub struct Tls {
-    connection: ClientConnection,
+    connection: Connection,
 }
 
 impl Tls {
-    pub fn new(config: Arc<ClientConfig>, host: &str) -> io::Result<Self> {
+    /// Our end of a connection to `host`.
+    pub fn client(config: Arc<ClientConfig>, host: &str) -> io::Result<Self> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        let connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
+        let connection = ClientConnection::new(config, name).map_err(io::Error::other)?.into();
         Ok(Self { connection })
+    }
+
+    /// Our end of a connection that a client has opened.
+    pub fn server(config: Arc<ServerConfig>) -> io::Result<Self> {
+        let connection = ServerConnection::new(config).map_err(io::Error::other)?.into();
+        Ok(Self { connection })
+    }
+
+    /// Nothing that is written goes out yet.
+    pub fn is_handshaking(&self) -> bool {
+        self.connection.is_handshaking()
     }
 
     /// `cipher` came from the socket; what it decrypts to is appended to `plain`, what must be sent to `out`.
     /// On an error an alert for the other side may have been appended to `out`.
-    pub fn on_bytes(&mut self, mut cipher: &[u8], plain: &mut Vec<u8>, out: &mut Vec<u8>) -> io::Result<()> {
+    pub fn on_bytes(&mut self, cipher: &[u8], plain: &mut Vec<u8>, out: &mut Vec<u8>) -> io::Result<()> {
+        let taken = self.take_in(cipher, plain);
+        self.flush(out)?;
+        taken
+    }
+
+    /// As `on_bytes`; what must be sent waits for `flush`, an alert included.
+    pub fn take_in(&mut self, mut cipher: &[u8], plain: &mut Vec<u8>) -> io::Result<()> {
         while !cipher.is_empty() {
             if self.connection.read_tls(&mut cipher)? == 0 {
                 // After its close_notify nothing is read any more, whatever still comes.
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "TLS was closed by the other side"));
             }
             let state = self.connection.process_new_packets();
-            let pending = match state {
-                Ok(state) => state.plaintext_bytes_to_read(),
-                Err(error) => {
-                    self.flush(out)?;
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, error));
-                }
-            };
+            let state = state.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
             let start = plain.len();
-            plain.resize(start + pending, 0);
+            plain.resize(start + state.plaintext_bytes_to_read(), 0);
             self.connection.reader().read_exact(&mut plain[start..])?;
         }
-        self.flush(out)
+        Ok(())
     }
 
     /// Encrypts `plain` into `out`. Before the handshake is over rustls keeps it.
@@ -90,7 +105,6 @@ impl Tls {
 #[cfg(test)]
 mod tests {
     use rustls::pki_types::PrivateKeyDer;
-    use rustls::{ServerConfig, ServerConnection};
 
     use super::*;
 
@@ -113,7 +127,7 @@ mod tests {
             .with_root_certificates(roots)
             .with_no_client_auth();
         let mut server = ServerConnection::new(Arc::new(server)).unwrap();
-        let mut tls = Tls::new(Arc::new(client), "gateway.invalid").unwrap();
+        let mut tls = Tls::client(Arc::new(client), "gateway.invalid").unwrap();
         let (mut plain, mut out) = (Vec::new(), Vec::new());
         tls.flush(&mut out).unwrap();
         while !out.is_empty() {

@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use super::chunk::Chunk;
-use super::net::{Event, Net, Token};
+use super::net::{Event, Net, Token, Traffic};
 use super::sys;
 use super::table::{Phase, Socket, Table};
 use queue::{Completion, Op, Queue};
@@ -408,6 +408,10 @@ impl Net for Ring {
 
     fn next(&mut self) -> Option<Event> {
         self.table.next_event()
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.table.traffic()
     }
 
     fn len(&self) -> usize {

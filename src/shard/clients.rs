@@ -7,10 +7,12 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::record::Record;
+use super::report::Lag;
 use super::seat::{Phase, Pumped, Seat, SeatKey, Sought, View};
 use super::{Action, Shard};
 use crate::session::commands::Refused;
-use crate::session::payload::{Command, Identify, Resume};
+use crate::session::payload::{Command, CommandOp, Identify, Resume};
+use crate::session::upstream::UpstreamSettings;
 use crate::wire::encode::Encoder;
 use crate::wire::{CloseCode, GuildId};
 
@@ -20,6 +22,11 @@ pub const SEATS_MAX: usize = 256;
 
 /// A RESUME whose number has not come again by then is answered with op 9: Discord replays at once, or not at all.
 pub const SEEK_MAX: Duration = Duration::from_secs(60);
+
+/// Among the keys of clients, which begin with 1, the operator's: the presence of the configuration.
+const OPERATOR: u64 = 0;
+/// What a bot shows that never said anything.
+const NO_PRESENCE: &str = r#"{"since":null,"activities":[],"status":"online","afk":false}"#;
 
 /// Why IDENTIFY was not possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,11 +154,27 @@ impl Shard {
         self.write_seat(at);
     }
 
-    /// A client's op 3, 4, 8, 31 or 43, to go to Discord under the shard's budget.
-    pub fn on_command(&mut self, now: Instant, key: SeatKey, command: Command) -> Result<(), Refused> {
+    /// A client's op 3, 4, 8, 31 or 43, to go to Discord under the shard's budget. What is about guilds of other shards is left out.
+    pub fn on_command(&mut self, now: Instant, key: SeatKey, mut command: Command) -> Result<(), Refused> {
+        let UpstreamSettings { shard, shard_count, .. } = self.settings.upstream;
+        if !command.keep_guilds(|guild| guild.shard(shard_count) == shard) {
+            self.commands_misrouted += 1;
+            return Ok(());
+        }
         let pushed = self.commands.push(key.0, command, now);
         self.commands_refused += u64::from(pushed.is_err());
         pushed
+    }
+
+    /// The operator's presence, `d` of op 3: from now on IDENTIFYs carry it, and Discord is told, if it is another one. Commands of clients wait
+    /// their turn behind it, and whoever of them sets a presence after it has the last word. `poll`.
+    pub fn set_presence(&mut self, now: Instant, presence: Option<String>) {
+        if !self.upstream.set_presence(presence.clone()) {
+            return;
+        }
+        let d = presence.map_or(Box::from(NO_PRESENCE), String::into_boxed_str);
+        // A presence takes no room in the queue: it replaces the one that waits.
+        let _ = self.commands.push(OPERATOR, Command { op: CommandOp::PresenceUpdate, d }, now);
     }
 
     /// Sends what the client has not got, up to `room` bytes.
@@ -215,6 +238,15 @@ impl Shard {
     pub fn on_lagging(&mut self, now: Instant, key: SeatKey) {
         self.lagging_closes += 1;
         self.leave(now, key, false);
+    }
+
+    /// How far connected clients are behind. Who waits for READY has no cursor yet.
+    pub(super) fn lag(&self) -> Lag {
+        let mut lag = Lag::default();
+        for seat in self.seats.iter().filter(|it| it.connected && !matches!(it.phase, Phase::Waiting)) {
+            lag.add(self.log.head().saturating_sub(seat.cursor), self.log.bytes_from(seat.cursor));
+        }
+        lag
     }
 
     /// Session id and connectedness, for log lines.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::cache::{CacheBytes, CacheCounts};
+use crate::session::upstream::Reconnects;
 
 /// Upper bounds of the buckets of `gateway_shard_latency_histogram`, in seconds.
 pub const LATENCY_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -32,6 +33,25 @@ impl Latencies {
     }
 }
 
+/// How far the cursors of connected clients are behind the log's head.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Lag {
+    /// Of all of them together, and of the one that is furthest behind.
+    pub dispatches: u64,
+    pub dispatches_max: u64,
+    pub bytes: u64,
+    pub bytes_max: u64,
+}
+
+impl Lag {
+    pub fn add(&mut self, dispatches: u64, bytes: u64) {
+        self.dispatches += dispatches;
+        self.dispatches_max = self.dispatches_max.max(dispatches);
+        self.bytes += bytes;
+        self.bytes_max = self.bytes_max.max(bytes);
+    }
+}
+
 /// What one shard says of itself. Counters grow for the life of the process.
 #[derive(Debug, Default, Clone)]
 pub struct ShardReport {
@@ -45,6 +65,8 @@ pub struct ShardReport {
     pub latencies: Latencies,
     /// Dispatches received, by event type.
     pub events: Vec<(String, u64)>,
+    /// Their bytes as the log keeps them, each once.
+    pub dispatched_bytes: u64,
     pub cache: CacheCounts,
     pub cache_bytes: CacheBytes,
     /// Dispatches that the cache could not read; they were passed on.
@@ -56,6 +78,9 @@ pub struct ShardReport {
     pub log_bytes: usize,
     pub log_dispatches: u64,
     pub log_age: Duration,
+    pub lag: Lag,
+    /// `member_count` of all guilds that are known.
+    pub guild_members: u64,
     /// RESUMEs of clients answered with a replay, and with op 9 or 4007.
     pub resumes: u64,
     pub resumes_refused: u64,
@@ -75,7 +100,9 @@ pub struct ShardReport {
     pub log_reads: u64,
     /// Close codes of Discord, 0 where it gave none.
     pub close_codes: Vec<(u16, u64)>,
+    pub reconnects: Reconnects,
     /// Client commands waiting for the 120/60 s budget, and refused because a queue was full.
     pub commands_queued: usize,
     pub commands_refused: u64,
+    pub commands_misrouted: u64,
 }

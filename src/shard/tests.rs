@@ -426,6 +426,30 @@ fn commands_of_a_client_that_stays_go_to_the_new_session() {
 }
 
 #[test]
+fn what_is_about_a_guild_of_another_shard_does_not_go_up() {
+    let now = start();
+    let mut shard = live(now, &[]);
+    let client = Client::identify(&mut shard);
+    let (ours, foreign) = (4_u64 << 22, 5_u64 << 22);
+    for d in [
+        format!(r#"{{"op":4,"d":{{"guild_id":"{foreign}","channel_id":null}}}}"#),
+        format!(r#"{{"op":4,"d":{{"guild_id":{foreign},"channel_id":null}}}}"#),
+        format!(r#"{{"op":8,"d":{{"guild_id":["{foreign}"],"query":"","limit":0}}}}"#),
+        format!(r#"{{"op":31,"d":{{"guild_ids":["{foreign}","{foreign}"]}}}}"#),
+        format!(r#"{{"op":43,"d":{{"guild_id":"{foreign}","fields":["status"]}}}}"#),
+    ] {
+        shard.on_command(now, client.key, command(&d)).unwrap();
+        assert_eq!(actions(&mut shard, now), [], "{d}");
+    }
+    assert_eq!(shard.report(now).commands_misrouted, 5);
+    let sounds = format!(r#"{{"op":31,"d":{{"guild_ids":["{foreign}","{ours}"]}}}}"#);
+    shard.on_command(now, client.key, command(&sounds)).unwrap();
+    let wanted = format!(r#"{{"op":31,"d":{{"guild_ids":["{ours}"]}}}}"#);
+    assert_eq!(actions(&mut shard, now), [Action::Send(wanted.into_bytes())]);
+    assert_eq!(shard.report(now).commands_misrouted, 5);
+}
+
+#[test]
 fn commands_wait_while_the_upstream_session_is_not_live() {
     let now = start();
     let mut shard = live(now, &[]);
@@ -596,4 +620,34 @@ fn logs_shrink_while_memory_is_short_and_grow_again_after() {
     }
     group.set_pressure(now, Pressure::None);
     assert!(fill(&mut group) > bytes / 2);
+}
+
+/// The payloads with op 3 that the shard wants sent now.
+fn presences(shard: &mut Shard, now: Instant) -> Vec<String> {
+    let sent = actions(shard, now).into_iter().filter_map(|action| match action {
+        Action::Send(payload) => String::from_utf8(payload).ok(),
+        _ => None,
+    });
+    sent.filter(|payload| payload.contains(r#""op":3"#)).collect()
+}
+
+#[test]
+fn a_presence_of_the_operators_is_sent_when_it_changes_and_as_often_as_discord_takes_it() {
+    let now = start();
+    let mut shard = live(now, &[]);
+    let idle = |n: usize| Some(format!(r#"{{"status":"idle","n":{n}}}"#));
+    shard.set_presence(now, idle(0));
+    assert_eq!(presences(&mut shard, now).len(), 1);
+    shard.set_presence(now, idle(0));
+    assert_eq!(presences(&mut shard, now), Vec::<String>::new());
+    for n in 1..20 {
+        shard.set_presence(now, idle(n));
+        presences(&mut shard, now);
+    }
+    // Five in 20 s; of those that had to wait the last one counts.
+    assert!(shard.due().is_some());
+    let later = presences(&mut shard, now + secs(21));
+    assert!(later.len() == 1 && later[0].contains(r#""n":19"#), "{later:?}");
+    shard.set_presence(now + secs(42), None);
+    assert!(presences(&mut shard, now + secs(42))[0].contains(r#""status":"online""#));
 }

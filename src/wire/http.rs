@@ -64,6 +64,29 @@ pub struct PlainRequest {
     pub host: Option<String>,
     /// HEAD: the answer goes without its body.
     pub head_only: bool,
+    /// `Authorization: Bearer …`
+    pub bearer: Option<Bearer>,
+}
+
+/// What somebody showed to be let in (RFC 6750 §2.1). It cannot be printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Bearer(Vec<u8>);
+
+impl Bearer {
+    pub fn new(secret: &[u8]) -> Self {
+        Self(secret.to_vec())
+    }
+
+    /// For a comparison, and for nothing that is shown.
+    pub fn secret(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Bearer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
 }
 
 /// Why a head cannot be gone on with.
@@ -149,6 +172,7 @@ pub fn parse_request(bytes: &[u8]) -> Result<Option<(Request, usize)>, HttpError
             path: path.to_owned(),
             host: headers.one("host").and_then(|host| str::from_utf8(host).ok()).map(str::to_owned),
             head_only: method == "HEAD",
+            bearer: headers.one("authorization").and_then(bearer),
         };
         return Ok(Some((Request::Plain(plain), head_len)));
     }
@@ -278,6 +302,12 @@ impl<'a> Headers<'a> {
             .flat_map(|value| value.split(|&byte| byte == b','))
             .any(|it| it.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
     }
+}
+
+/// The scheme in any case (RFC 9110 §11.1).
+fn bearer(authorization: &[u8]) -> Option<Bearer> {
+    let (scheme, secret) = authorization.split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| Bearer::new(secret.trim_ascii()))
 }
 
 /// 16 bytes in base64 are 22 characters and two of padding.

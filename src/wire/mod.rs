@@ -5,6 +5,7 @@
 pub mod close;
 pub mod compression;
 pub mod deframe;
+pub mod egress;
 pub mod encode;
 pub mod frame;
 pub mod http;

@@ -9,6 +9,7 @@ use simd_json::prelude::*;
 
 use super::compression::Compression;
 use super::deframe::{Deframer, EMPTY_FRAGMENTS_MAX, Message};
+use super::egress::{EgressError, EgressProxy, Tunnel};
 use super::encode::Encoder;
 use super::frame::{self, FrameError, Opcode, Role};
 use super::http::{self, Request};
@@ -31,6 +32,36 @@ pub fn frame(bytes: &[u8]) {
     for piece_len in [bytes.len().max(1), 1, usize::from(choice >> 1) + 1] {
         assert_eq!(deframe(role, bytes.chunks(piece_len)), wanted, "{role:?} in pieces of {piece_len}");
     }
+}
+
+/// A proxy's answers mean the same however they are cut, and no more is taken for the handshake than came.
+pub fn egress(bytes: &[u8]) {
+    let Some((&choice, bytes)) = bytes.split_first() else { return };
+    let url = ["http://proxy:1", "http://a:b@proxy:1", "socks5://proxy:1", "socks5://a:b@proxy:1"];
+    let proxy = EgressProxy::parse(url[usize::from(choice & 3)]).expect("a URL of ours");
+    let wanted = open_tunnel(&proxy, [bytes].into_iter());
+    for piece_len in [1, usize::from(choice >> 2) + 1] {
+        assert_eq!(open_tunnel(&proxy, bytes.chunks(piece_len)), wanted, "{proxy} in pieces of {piece_len}");
+    }
+    if let Ok((Some(used), _)) = wanted {
+        assert!(used <= bytes.len());
+    }
+}
+
+/// Where the tunnel began, and what was said.
+type Opened = (Option<usize>, Vec<u8>);
+
+fn open_tunnel<'a>(proxy: &EgressProxy, pieces: impl Iterator<Item = &'a [u8]>) -> Result<Opened, EgressError> {
+    let mut said = Vec::new();
+    let mut tunnel = Tunnel::open(proxy, "gateway.discord.gg", 443, &mut said)?;
+    let mut before = 0;
+    for piece in pieces {
+        if let Some(used) = tunnel.on_bytes(piece, &mut said)? {
+            return Ok((Some(before + used), said));
+        }
+        before += piece.len();
+    }
+    Ok((None, said))
 }
 
 /// Whatever is valid JSON is understood as simd-json understands it; whatever is not does no harm.

@@ -75,7 +75,7 @@ impl fmt::Display for GatewayUrl {
     }
 }
 
-fn split_authority(authority: &str) -> Result<(&str, Option<&str>), &'static str> {
+pub(super) fn split_authority(authority: &str) -> Result<(&str, Option<&str>), &'static str> {
     if let Some(rest) = authority.strip_prefix('[') {
         let (host, rest) = rest.split_once(']').ok_or("IPv6 address without closing bracket")?;
         host.parse::<Ipv6Addr>().map_err(|_| "no IPv6 address between the brackets")?;

@@ -5,7 +5,7 @@
 //! `half_open` (Discord has forgotten the connection, no FIN and no RST says so), `trickle` (bytes go out one by one), `fragment`
 //! (messages in fragments), `garbage` (a message that cannot be inflated, or is no JSON), `say` (the body as one payload, whatever
 //! it is; `~` becomes a byte that is not UTF-8), `skip?by=N` (numbers that are never sent), all for the connections of this moment.
-//! `rate?events_per_s=R`, `limits?max_concurrency=N`, `hello_op7?count=N`, `refuse?count=N&status=S&retry_after=T`, `rest?status=S&count=N&retry_after=T` (0 for
+//! `rate?events_per_s=R` (`inf`: as fast as they are taken), `limits?max_concurrency=N`, `hello_op7?count=N`, `refuse?count=N&status=S&retry_after=T`, `rest?status=S&count=N&retry_after=T` (0 for
 //! none), `lost_acks?count=N`, `gateway_url` with the URL as body (empty: its own);
 //! `live?events=N` lets events happen that change guilds, `replace` changes every object of every guild once; both go on until
 //! `life_left` of the statistics is 0. `emit?shard=N` with a body `{"t":"NAME","d":...}`. `GET stats` shows everything.

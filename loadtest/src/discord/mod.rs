@@ -45,6 +45,10 @@ const TICK_EVENTS_MAX: f64 = 20_000.0;
 /// One event in this many begins a burst on its shard.
 const BURST_EVERY: u32 = 400;
 const BURST_EVENTS: std::ops::Range<u32> = 8..32;
+/// At an infinite rate: events of one shard in a row, of each shard in one tick. At 225 shards that is some milliseconds of work.
+const FLOOD_EVENTS: u32 = 16;
+/// At an infinite rate nothing happens on a shard while this many bytes wait for its client.
+const FLOOD_BEHIND_BYTES: usize = 64 << 10;
 /// Changes of guilds in one tick: a millisecond's worth.
 const TICK_CHANGES_MAX: u32 = 500;
 /// No more is sent to a connection of its own accord while this many bytes wait for it.
@@ -162,6 +166,9 @@ impl Discord {
         if passed_ns == now_ns {
             return;
         }
+        if self.events_per_s.is_infinite() {
+            return self.flood();
+        }
         self.debt += self.events_per_s * passed_ns as f64 / SECOND_NS as f64;
         let due = self.debt.floor().min(TICK_EVENTS_MAX);
         self.debt = (self.debt - due).min(1.0);
@@ -183,6 +190,16 @@ impl Discord {
             }
         }
         touched.iter().for_each(|it| it.flush());
+    }
+
+    /// As much as everybody takes: whoever is behind is left out.
+    fn flood(&mut self) {
+        for shard in 0..self.options.size.shards {
+            let is_behind = |it: &Session| it.connection.as_ref().is_some_and(|it| it.backlog() > FLOOD_BEHIND_BYTES);
+            if !self.shards[shard as usize].sessions.iter().any(is_behind) {
+                self.burst(shard, FLOOD_EVENTS);
+            }
+        }
     }
 
     /// One event on `shard`, if anybody has ever identified as it. Connections that got it are added to `touched`.

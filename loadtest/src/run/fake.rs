@@ -33,7 +33,7 @@ impl Fake {
         option("seed", options.seed.to_string());
         option("outage-every", "8".to_owned());
         // Straight to Discord every client is a session of its own: the limit is not what is tested then.
-        if options.is_direct {
+        if options.is_without_proxy() {
             option("identify-interval-ms", "0".to_owned());
             option("identify-limit", "1000000".to_owned());
         }

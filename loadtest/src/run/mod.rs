@@ -1,17 +1,19 @@
-//! `loadtest run`: fake Discord, proxy and clients, each in its own process, a scenario or all, and a verdict.
+//! `loadtest run`: fake Discord, proxy (or what stands in its place) and clients, each in its own process, a scenario or all, and a verdict.
 //!
 //! The clients live on this process's one thread. Every process is killed when the run ends, however it ends.
 
 pub mod fake;
+pub mod held;
 pub mod options;
 pub mod port;
 pub mod proc;
 pub mod proxy;
+mod relay;
 pub mod report;
-mod scenario;
+pub mod scenario;
 pub mod snapshot;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -24,6 +26,7 @@ use tokio::time::{Instant, interval, sleep};
 use self::fake::Fake;
 use self::options::Options;
 use self::proxy::Proxy;
+use self::relay::Relay;
 use self::report::{Latency, Outcome};
 use self::scenario::Scenario;
 use self::snapshot::Snapshot;
@@ -47,6 +50,8 @@ const STALLED_BUFFER_BYTES: u32 = 64 * 1024;
 const DROP_NS: u64 = 3 * SECOND_NS;
 /// Lines of a log that are shown when a process fails.
 const TAIL_LINES: usize = 20;
+/// Between two looks at the proxy's memory.
+const MEMORY_EVERY: Duration = Duration::from_millis(250);
 
 /// Runs it all. Answers whether every promise held.
 ///
@@ -67,23 +72,14 @@ pub(crate) async fn in_temp_dir<T>(work: impl AsyncFnOnce(&Path) -> io::Result<T
 }
 
 async fn judged(options: &Options, dir: &Path) -> io::Result<bool> {
-    let fake = Fake::start(options, dir).await?;
-    let is_durable = options.is_durable || options.scenarios.iter().any(|it| it.death().is_some());
-    let data_dir = is_durable.then(|| dir.join("data"));
-    let proxy = match options.is_direct {
-        true => None,
-        false => Some(Proxy::start(options, &fake, dir, "proxy", data_dir.as_deref()).await?),
-    };
-    let url = proxy.as_ref().map_or(fake.address.gateway.clone(), |it| it.url.clone());
-    let mut run = Run::new(options, fake, proxy, &url)?;
-    run.start().await?;
+    let mut run = Run::open(options, dir).await?;
     let mut outcomes = Vec::new();
     for scenario in &options.scenarios {
-        let outcome = run.perform(*scenario).await?;
+        let outcome = run.perform(*scenario, options.events_per_s, Duration::from_secs(options.seconds)).await?;
         println!("{}\n{}", outcome.scenario, outcome.text());
         outcomes.push(outcome);
     }
-    let proxy_ended_well = run.ended_well & run.stop().await?;
+    let proxy_ended_well = run.stop().await;
     if !proxy_ended_well {
         println!("  BROKEN: the proxy did not end by itself with status 0 after SIGTERM");
     }
@@ -95,10 +91,28 @@ async fn judged(options: &Options, dir: &Path) -> io::Result<bool> {
     Ok(kept)
 }
 
-struct Run<'a> {
+/// What stands between the fake Discord and the clients.
+enum Middle {
+    Nothing,
+    Relay(Relay),
+    Proxy(Proxy),
+}
+
+impl Middle {
+    fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Nothing => None,
+            Self::Relay(relay) => Some(relay.process.pid),
+            Self::Proxy(proxy) => Some(proxy.process.pid),
+        }
+    }
+}
+
+/// All processes of a run, their clients ready.
+pub(crate) struct Run<'a> {
     options: &'a Options,
     fake: Fake,
-    proxy: Option<Proxy>,
+    middle: Middle,
     clients: Vec<Rc<Client>>,
     tasks: Vec<JoinHandle<()>>,
     /// What was already reported.
@@ -108,9 +122,33 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(options: &'a Options, fake: Fake, proxy: Option<Proxy>, url: &str) -> io::Result<Self> {
-        let roots = match &fake.address.cert {
-            Some(path) if options.is_direct => tls::roots_from(Path::new(path))?,
+    /// Starts everything, with its files in `dir`, and waits until every client has its guilds.
+    ///
+    /// Errs when a process ends early or takes too long.
+    pub(crate) async fn open(options: &'a Options, dir: &Path) -> io::Result<Self> {
+        let fake = Fake::start(options, dir).await?;
+        let is_durable = options.is_durable || options.scenarios.iter().any(|it| it.death().is_some());
+        let data_dir = is_durable.then(|| dir.join("data"));
+        let (middle, url) = if options.is_direct {
+            (Middle::Nothing, fake.address.gateway.clone())
+        } else if let Some(kind) = options.relay {
+            let relay = Relay::start(kind, options, &fake, dir).await?;
+            let url = relay.url.clone();
+            (Middle::Relay(relay), url)
+        } else {
+            let proxy = Proxy::start(options, &fake, dir, "proxy", data_dir.as_deref()).await?;
+            let url = proxy.url.clone();
+            (Middle::Proxy(proxy), url)
+        };
+        let mut run = Self::new(options, fake, middle, &url)?;
+        run.start().await?;
+        Ok(run)
+    }
+
+    fn new(options: &'a Options, fake: Fake, middle: Middle, url: &str) -> io::Result<Self> {
+        let roots = match (&middle, &fake.address.cert) {
+            (Middle::Proxy(proxy), _) => proxy.roots.clone(),
+            (Middle::Nothing, Some(path)) => tls::roots_from(Path::new(path))?,
             _ => None,
         };
         let may_stall = options.scenarios.contains(&Scenario::Stalled);
@@ -141,7 +179,7 @@ impl<'a> Run<'a> {
             options,
             fake,
             clients: clients.collect(),
-            proxy,
+            middle,
             tasks: Vec::new(),
             before: Snapshot::default(),
             ended_well: true,
@@ -160,7 +198,9 @@ impl<'a> Run<'a> {
             }
             sleep(POLL).await;
         }
-        println!("{} clients ready after {:.1} s", self.clients.len(), started.elapsed().as_secs_f64());
+        if !self.options.is_quiet {
+            println!("{} clients ready after {:.1} s", self.clients.len(), started.elapsed().as_secs_f64());
+        }
         for client in self.clients.iter().take(self.options.shards as usize).step_by(10) {
             let guild = client.judge.borrow().guilds().first().copied();
             if let Some(guild) = guild {
@@ -178,7 +218,8 @@ impl<'a> Run<'a> {
             self.fake.post(&format!("limits?max_concurrency={max_concurrency}")).await?;
         }
         let now = self.snapshot().await?;
-        let wanted = if self.options.is_direct { self.clients.len() as u64 } else { self.options.shards as u64 };
+        let wanted =
+            if self.options.is_without_proxy() { self.clients.len() as u64 } else { self.options.shards as u64 };
         self.before = Snapshot::of_start(&now, wanted, self.clients.len() as u64);
         Ok(())
     }
@@ -188,44 +229,63 @@ impl<'a> Run<'a> {
     }
 
     fn check_proxy(&mut self) -> io::Result<()> {
-        match self.proxy.as_mut().and_then(|it| Some((it.process.exited()?, tail(&it.log)))) {
+        let (name, process, log) = match &mut self.middle {
+            Middle::Nothing => return Ok(()),
+            Middle::Relay(relay) => ("relay", &mut relay.process, &relay.log),
+            Middle::Proxy(proxy) => ("proxy", &mut proxy.process, &proxy.log),
+        };
+        match process.exited() {
             None => Ok(()),
-            Some((status, log)) => Err(io::Error::other(format!("the proxy ended, {status}:\n{log}"))),
+            Some(status) => Err(io::Error::other(format!("the {name} ended, {status}:\n{}", tail(log)))),
         }
     }
 
-    async fn perform(&mut self, scenario: Scenario) -> io::Result<Outcome> {
+    /// Lets `scenario` happen within `time` of traffic, and waits until every client has what was sent.
+    pub(crate) async fn perform(
+        &mut self,
+        scenario: Scenario,
+        events_per_s: f64,
+        time: Duration,
+    ) -> io::Result<Outcome> {
         let (tally, apart) = (Rc::new(RefCell::new(Tally::new())), Rc::new(RefCell::new(Tally::new())));
         for (number, client) in self.clients.iter().enumerate() {
             client.take_outages();
             client.set_tally(if scenario.is_apart(number) { apart.clone() } else { tally.clone() });
         }
         let usages = Usages::take(self);
-        let pid = self.proxy.as_ref().map(|it| it.process.pid);
+        let pid = match &self.middle {
+            Middle::Proxy(proxy) => proxy.pid.clone(),
+            other => Rc::new(Cell::new(other.pid().unwrap_or(0))),
+        };
         let began = Instant::now();
-        self.fake.post(&format!("rate?events_per_s={}", self.options.events_per_s)).await?;
-        let time = Duration::from_secs(self.options.seconds);
-        let Self { options, clients, fake, proxy, .. } = &mut *self;
+        self.fake.post(&format!("rate?events_per_s={events_per_s}")).await?;
+        let Self { options, clients, fake, middle, .. } = &mut *self;
         let happens = async {
             sleep(time.mul_f64(0.4)).await;
             if scenario == Scenario::Drop {
                 let now_ns = now_ns();
                 tally.borrow_mut().disturbed_ns = now_ns..now_ns + DROP_NS;
             }
-            if let (Some(death), Some(proxy)) = (scenario.death(), proxy.as_mut()) {
+            if let (Some(death), Middle::Proxy(proxy)) = (scenario.death(), middle) {
                 return proxy.restart(death).await;
             }
             scenario.perform(clients, fake, time.mul_f64(0.3), options.seed).await?;
             Ok(true)
         };
-        let shown = show(scenario, clients, &tally, pid, time);
-        let (happened, ()) = tokio::join!(happens, shown);
+        let shown = async {
+            match options.is_quiet {
+                true => sleep(time).await,
+                false => show(scenario, clients, &tally, pid.get(), time).await,
+            }
+        };
+        let (happened, (), memory) = tokio::join!(happens, shown, watch_memory(&pid, time));
         self.ended_well &= happened?;
         let seconds = began.elapsed().as_secs_f64();
-        let mut outcome = Outcome { scenario: scenario.name(), seconds, ..Outcome::default() };
+        let mut outcome = Outcome { scenario: scenario.name(), seconds, memory, ..Outcome::default() };
         // Costs are those of the time under traffic, not of the drain.
         let delivered = tally.borrow().delivered + apart.borrow().delivered;
         usages.fill(self, &mut outcome, delivered);
+        outcome.events_per_s = delivered as f64 / seconds;
         self.fake.post("rate?events_per_s=0").await?;
         self.drain().await?;
         self.check_proxy()?;
@@ -258,17 +318,21 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Lets everybody go. Answers whether the proxy ended as it should.
-    async fn stop(self) -> io::Result<bool> {
+    /// Lets everybody go. Answers whether the proxy ended as it should, each time.
+    pub(crate) async fn stop(self) -> bool {
         self.clients.iter().for_each(|it| it.order(Order::Leave));
         sleep(POLL * 4).await;
         self.tasks.iter().for_each(JoinHandle::abort);
-        let ended_well = match self.proxy {
-            None => true,
-            Some(proxy) => proxy.process.stop().await.is_some_and(|it| it.success()),
+        let ended_well = match self.middle {
+            Middle::Nothing => true,
+            Middle::Relay(relay) => {
+                relay.process.stop().await;
+                true
+            }
+            Middle::Proxy(proxy) => proxy.process.stop().await.is_some_and(|it| it.success()),
         };
         self.fake.process.stop().await;
-        Ok(ended_well)
+        self.ended_well && ended_well
     }
 }
 
@@ -277,7 +341,7 @@ struct Usages([(u32, proc::Usage); 3], Instant);
 
 impl Usages {
     fn take(run: &Run) -> Self {
-        let pids = [run.proxy.as_ref().map_or(0, |it| it.process.pid), run.fake.process.pid, std::process::id()];
+        let pids = [run.middle.pid().unwrap_or(0), run.fake.process.pid, std::process::id()];
         Self(pids.map(|pid| (pid, proc::Usage::of(pid))), Instant::now())
     }
 
@@ -299,19 +363,19 @@ impl Usages {
         });
         (outcome.discord, outcome.clients) = (discord, clients);
         // Of one that was restarted nobody knows what its end and its beginning took.
-        let is_same = run.proxy.as_ref().is_some_and(|it| it.process.pid == self.0[0].0);
+        let is_same = run.middle.pid() == Some(self.0[0].0);
         outcome.proxy = is_same.then_some(proxy);
     }
 }
 
 /// Shows how it goes for `time`: a line that renews itself on a terminal, else a line every five seconds.
-async fn show(scenario: Scenario, clients: &[Rc<Client>], tally: &RefCell<Tally>, proxy: Option<u32>, time: Duration) {
+async fn show(scenario: Scenario, clients: &[Rc<Client>], tally: &RefCell<Tally>, proxy: u32, time: Duration) {
     let is_terminal = io::stdout().is_terminal();
     let mut tick = interval(Duration::from_secs(1));
     tick.tick().await;
     let sum = |count: fn(&Client) -> u64| clients.iter().map(|it| count(it)).sum::<u64>();
     let mut delivered = sum(|it| it.judge.borrow().delivered);
-    let mut cpu_s = proxy.map_or(0.0, |it| proc::Usage::of(it).cpu_s);
+    let mut cpu_s = proc::Usage::of(proxy).cpu_s;
     for second in 1..=time.as_secs() {
         tick.tick().await;
         if !is_terminal && second % 5 != 0 {
@@ -320,7 +384,7 @@ async fn show(scenario: Scenario, clients: &[Rc<Client>], tally: &RefCell<Tally>
         let period = if is_terminal { 1.0 } else { 5.0 };
         let now_delivered = sum(|it| it.judge.borrow().delivered);
         let (p50, p99) = tally.borrow_mut().take_recent();
-        let usage = proxy.map(proc::Usage::of).unwrap_or_default();
+        let usage = proc::Usage::of(proxy);
         let line = format!(
             "{} {second:>3}/{} s  {} live  {:.0} events/s  p50 {} µs p99 {} µs  lost {}  findings {}  proxy {:.0} % {} MiB",
             scenario.name(),
@@ -344,6 +408,18 @@ async fn show(scenario: Scenario, clients: &[Rc<Client>], tally: &RefCell<Tally>
     if is_terminal {
         println!();
     }
+}
+
+/// Looks at the resident memory of whoever has the id now, for `time`: seconds since the beginning, and MiB.
+async fn watch_memory(pid: &Cell<u32>, time: Duration) -> Vec<(f64, f64)> {
+    let began = Instant::now();
+    let mut memory = Vec::new();
+    while pid.get() != 0 && began.elapsed() < time {
+        let rss_mib = proc::rss_bytes(pid.get()) as f64 / f64::from(1 << 20);
+        memory.push((began.elapsed().as_secs_f64(), rss_mib));
+        sleep(MEMORY_EVERY).await;
+    }
+    memory
 }
 
 /// This very program.

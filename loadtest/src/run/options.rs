@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use super::scenario::Scenario;
 use crate::args::{Args, Spec};
 use crate::compress::Compression;
+use crate::relay::Kind;
 
 pub const SPECS: &[Spec] = &[
     ("shards", Some("N"), "default 225"),
-    ("rate", Some("N"), "events per second over all shards, default 10000"),
+    ("rate", Some("N"), "events per second over all shards, default 10000; inf: as fast as clients take them"),
     ("seconds", Some("N"), "of each scenario, default 30"),
     ("scenario", Some("NAME"), "steady, deploy, away, drop, stalled, restart, kill or all; default deploy"),
     ("compress", Some("NAME"), "of the clients: none, zlib-stream, zstd-stream; default none"),
@@ -23,7 +24,10 @@ pub const SPECS: &[Spec] = &[
     ("upstream-compression", Some("NAME"), "the proxy's; default its own"),
     ("config", Some("PATH"), "a JSON object whose keys are added to the proxy's configuration"),
     ("tls", None, "the fake Discord speaks TLS"),
+    ("client-tls", None, "clients speak TLS to the proxy"),
     ("direct", None, "no proxy: clients connect to the fake Discord, which shows what the load test itself costs"),
+    ("relay", Some("KIND"), "no proxy but a bare relay: epoll, ring, glommio; what moving the bytes costs at least"),
+    ("no-cache", None, "all of the proxy's cache flags are off"),
     ("max-concurrency", Some("N"), "Discord's, once all shards have started; default = shards"),
     ("durable", None, "the proxy keeps its sessions in a data_dir of this run; always so with restart, kill and all"),
     ("json", Some("PATH"), "write the figures there"),
@@ -47,7 +51,15 @@ pub struct Options {
     pub upstream_compression: Option<String>,
     pub config: Option<PathBuf>,
     pub is_tls: bool,
+    pub is_client_tls: bool,
     pub is_direct: bool,
+    /// A bare relay in the proxy's place.
+    pub relay: Option<Kind>,
+    pub is_caching: bool,
+    /// The proxy's, where not its own.
+    pub log_bytes: Option<u64>,
+    /// No line while it runs.
+    pub is_quiet: bool,
     pub max_concurrency: Option<u32>,
     pub is_durable: bool,
     pub json: Option<PathBuf>,
@@ -74,7 +86,12 @@ impl Options {
             upstream_compression: args.text("upstream-compression").map(str::to_owned),
             config: args.text("config").map(PathBuf::from),
             is_tls: args.has("tls"),
+            is_client_tls: args.has("client-tls"),
             is_direct: args.has("direct"),
+            relay: args.text("relay").map(|_| args.get("relay", Kind::Epoll)).transpose()?,
+            is_caching: !args.has("no-cache"),
+            log_bytes: None,
+            is_quiet: false,
             max_concurrency: args.text("max-concurrency").map(|_| args.get("max-concurrency", 1)).transpose()?,
             is_durable: args.has("durable"),
             json: args.text("json").map(PathBuf::from),
@@ -82,13 +99,26 @@ impl Options {
         if options.shards == 0 || options.clients_per_shard == 0 || options.seconds == 0 {
             return Err("--shards, --clients-per-shard and --seconds must be at least 1".to_owned());
         }
-        if options.is_direct {
+        if options.is_direct && options.relay.is_some() {
+            return Err("--direct and --relay exclude each other".to_owned());
+        }
+        if options.is_without_proxy() {
             // `all` means all that there can be.
             options.scenarios.retain(|it| it.death().is_none());
             if options.scenarios.is_empty() {
-                return Err("--direct: there is no proxy to restart".to_owned());
+                return Err("--direct and --relay: there is no proxy to restart".to_owned());
             }
         }
+        if options.relay.is_some() && options.scenarios != [Scenario::Steady] {
+            return Err(
+                "--relay: only --scenario steady, since a connection through it cannot be made again".to_owned()
+            );
+        }
         Ok(options)
+    }
+
+    /// Clients talk to the fake Discord itself.
+    pub fn is_without_proxy(&self) -> bool {
+        self.is_direct || self.relay.is_some()
     }
 }

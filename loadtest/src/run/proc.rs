@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-/// The unit of CPU time in /proc/PID/stat, which Linux shows in hundredths on every machine.
-const TICKS_PER_S: f64 = 100.0;
+use crate::clock::{SECOND_NS, cpu_ns};
+
 /// How long a process may take to end by itself.
 const STOP: Duration = Duration::from_secs(12);
 
@@ -57,10 +57,15 @@ impl Process {
 
     /// SIGTERM, if it still runs.
     pub fn terminate(&mut self) {
+        self.signal(libc::SIGTERM);
+    }
+
+    /// This signal, if it still runs.
+    pub fn signal(&mut self, signal: libc::c_int) {
         if self.exited().is_none() {
             // SAFETY: `kill` takes two integers and touches no memory of ours. The child has not been waited for, so
             // its id cannot belong to another process yet.
-            unsafe { libc::kill(self.pid as libc::pid_t, libc::SIGTERM) };
+            unsafe { libc::kill(self.pid as libc::pid_t, signal) };
         }
     }
 
@@ -91,7 +96,8 @@ impl Usage {
     /// What the process `pid` has used; all zero when there is none.
     pub fn of(pid: u32) -> Self {
         let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
-        let mut usage = Self { cpu_s: cpu_s(&read("stat")), ..Self::default() };
+        let cpu_s = cpu_ns(pid).unwrap_or(0) as f64 / SECOND_NS as f64;
+        let mut usage = Self { cpu_s, ..Self::default() };
         let status = read("status");
         usage.rss_bytes = field(&status, "VmRSS:") * 1024;
         usage.rss_peak_bytes = field(&status, "VmHWM:") * 1024;
@@ -113,13 +119,6 @@ pub fn rss_bytes(pid: u32) -> u64 {
     pages * u64::try_from(page_bytes).unwrap_or(0)
 }
 
-/// User and system time of a /proc/PID/stat line. The name in brackets may hold spaces.
-fn cpu_s(stat: &str) -> f64 {
-    let words: Vec<&str> = stat.rsplit_once(')').map_or("", |it| it.1).split_whitespace().collect();
-    let ticks = |at: usize| words.get(at).and_then(|it| it.parse::<f64>().ok()).unwrap_or(0.0);
-    (ticks(11) + ticks(12)) / TICKS_PER_S
-}
-
 fn field(status: &str, name: &str) -> u64 {
     let line = status.lines().find_map(|it| it.strip_prefix(name));
     line.and_then(|it| it.split_whitespace().next()).and_then(|it| it.parse().ok()).unwrap_or(0)
@@ -131,8 +130,6 @@ mod tests {
 
     #[test]
     fn proc_files_are_read_by_field() {
-        let stat = "7 (a ) b) S 1 7 7 0 -1 4194304 1 0 0 0 250 50 0 0 20 0 3 0 1 1 1";
-        assert_eq!(cpu_s(stat), 3.0);
         assert_eq!(field("VmHWM:\t  12 kB\nVmRSS:\t 8 kB\n", "VmRSS:"), 8);
         let own = Usage::of(std::process::id());
         assert!(own.rss_bytes > 0 && own.rss_peak_bytes >= own.rss_bytes);

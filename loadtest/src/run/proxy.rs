@@ -1,7 +1,9 @@
 //! The proxy under test: built, configured, started, ended and started again, and asked whether it is ready.
 
+use std::cell::Cell;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -13,6 +15,7 @@ use super::options::Options;
 use super::port::Port;
 use super::proc::Process;
 use crate::http;
+use crate::tls::{self, Roots};
 
 /// Until it serves every shard.
 const START: Duration = Duration::from_secs(120);
@@ -42,14 +45,18 @@ pub enum Death {
 }
 
 pub struct Proxy {
-    /// `ws://127.0.0.1:PORT`
+    /// `ws://127.0.0.1:PORT`, or `wss`.
     pub url: String,
+    /// Whom its clients must trust.
+    pub roots: Roots,
     pub process: Process,
+    /// Of the process that runs now; also for who cannot have this value meanwhile.
+    pub pid: Rc<Cell<u32>>,
     pub log: PathBuf,
     binary: PathBuf,
     config: PathBuf,
     cert: Option<String>,
-    port: Port,
+    _port: Port,
 }
 
 impl Proxy {
@@ -70,6 +77,13 @@ impl Proxy {
         };
         let config = |port| {
             let mut keys = config(options, fake, port)?;
+            if options.is_client_tls {
+                let (cert, key) = (dir.join("client-cert.pem"), dir.join("client-key.pem"));
+                tls::write_throw_away(&cert, &key)?;
+                keys["externally_accessible_url"] = format!("wss://127.0.0.1:{port}").into();
+                keys["tls_cert"] = cert.display().to_string().into();
+                keys["tls_key"] = key.display().to_string().into();
+            }
             if let Some(data_dir) = data_dir {
                 std::fs::create_dir_all(data_dir)?;
                 keys["data_dir"] = data_dir.display().to_string().into();
@@ -88,13 +102,18 @@ impl Proxy {
         config: impl FnOnce(u16) -> io::Result<Value>,
     ) -> io::Result<Self> {
         let port = Port::reserve()?;
-        let url = format!("ws://127.0.0.1:{}", port.number);
+        let config = config(port.number)?;
+        let roots = config["tls_cert"].as_str().map(|it| tls::roots_from(Path::new(it))).transpose()?.flatten();
+        let s = if roots.is_some() { "s" } else { "" };
+        let url = format!("ws{s}://127.0.0.1:{}", port.number);
         let config_path = dir.join(format!("{name}.json"));
-        std::fs::write(&config_path, config(port.number)?.to_string())?;
+        std::fs::write(&config_path, config.to_string())?;
         let log = dir.join(format!("{name}.log"));
         let cert = fake.address.cert.clone();
         let process = launch(binary, &config_path, cert.as_deref(), &log)?;
-        let mut proxy = Self { url, process, log, binary: binary.to_owned(), config: config_path, cert, port };
+        let pid = Rc::new(Cell::new(process.pid));
+        let binary = binary.to_owned();
+        let mut proxy = Self { url, roots, process, pid, log, binary, config: config_path, cert, _port: port };
         proxy.wait().await?;
         Ok(proxy)
     }
@@ -112,13 +131,14 @@ impl Proxy {
             }
         };
         self.process = launch(&self.binary, &self.config, self.cert.as_deref(), &self.log)?;
+        self.pid.set(self.process.pid);
         Ok(ended_well)
     }
 
     async fn wait(&mut self) -> io::Result<()> {
-        let url = format!("http://127.0.0.1:{}/readyz", self.port.number);
+        let url = format!("{}/readyz", self.url.replacen("ws", "http", 1));
         for _ in 0..START.as_millis() / POLL.as_millis() {
-            if let Ok((200, _)) = http::call("GET", &url, "", None).await {
+            if let Ok((200, _)) = http::call("GET", &url, "", self.roots.clone()).await {
                 return Ok(());
             }
             if let Some(status) = self.process.exited() {
@@ -174,13 +194,16 @@ pub fn base_config(fake: &Fake, port: u16, shards: u32, is_caching: bool) -> Val
 }
 
 fn config(options: &Options, fake: &Fake, port: u16) -> io::Result<Value> {
-    let mut config = base_config(fake, port, options.shards, true);
+    let mut config = base_config(fake, port, options.shards, options.is_caching);
     config["backend"] = options.backend.as_str().into();
     if let Some(cores) = options.cores {
         config["cores"] = cores.into();
     }
     if let Some(compression) = &options.upstream_compression {
         config["upstream_compression"] = compression.as_str().into();
+    }
+    if let Some(log_bytes) = options.log_bytes {
+        config["log_bytes"] = log_bytes.into();
     }
     if let Some(path) = &options.config {
         let more: serde_json::Map<String, Value> = serde_json::from_str(&std::fs::read_to_string(path)?)?;

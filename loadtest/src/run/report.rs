@@ -53,6 +53,8 @@ pub struct Outcome {
     pub scenario: &'static str,
     pub seconds: f64,
     pub delivered: u64,
+    /// While the traffic lasted, without what came after it.
+    pub events_per_s: f64,
     pub replayed: u64,
     pub lost: u64,
     pub duplicated: u64,
@@ -82,6 +84,8 @@ pub struct Outcome {
     pub proxy: Option<Cost>,
     pub discord: Cost,
     pub clients: Cost,
+    /// Resident memory of the proxy over time: seconds since the scenario began, MiB.
+    pub memory: Vec<(f64, f64)>,
 }
 
 impl Outcome {

@@ -10,4 +10,4 @@ pub mod memory;
 pub mod options;
 pub mod pages;
 mod skim;
-mod stage;
+pub(crate) mod stage;

@@ -2,10 +2,12 @@
 
 #![allow(dead_code, reason = "each test file uses its own part of it")]
 
+pub mod exposition;
 pub mod folder;
 pub mod judged;
 pub mod proxy;
 pub mod raw;
+pub mod relay;
 pub mod stats;
 
 use std::time::Duration;

@@ -11,6 +11,7 @@ use loadtest::http;
 use loadtest::run::port::Port;
 use loadtest::run::proc::Process;
 use loadtest::run::proxy::Death;
+use loadtest::tls::{self, Roots};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -56,8 +57,10 @@ pub fn cores() -> usize {
 }
 
 pub struct Proxy {
-    /// `ws://127.0.0.1:PORT`
+    /// `ws://127.0.0.1:PORT`, or `wss` when it was given a certificate.
     pub url: String,
+    /// For its pages over TLS.
+    pub roots: Roots,
     pub process: Process,
     log: PathBuf,
     arguments: Vec<String>,
@@ -76,9 +79,21 @@ impl Proxy {
 
     /// Starts it and waits for nothing.
     pub fn spawn(discord: &Address, arguments: &[&str], keys: Value) -> Self {
+        Self::spawn_in(discord, arguments, keys, Vec::new())
+    }
+
+    /// The same with more in its environment.
+    pub fn spawn_in(
+        discord: &Address,
+        arguments: &[&str],
+        keys: Value,
+        more_environment: Vec<(&'static str, String)>,
+    ) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let port = Port::reserve().unwrap();
-        let url = format!("ws://127.0.0.1:{}", port.number);
+        let roots = keys["tls_cert"].as_str().and_then(|it| tls::roots_from(Path::new(it)).unwrap());
+        let s = if roots.is_some() { "s" } else { "" };
+        let url = format!("ws{s}://127.0.0.1:{}", port.number);
         let mut config = json!({
             "token": "fake",
             "intents": INTENTS,
@@ -92,13 +107,32 @@ impl Proxy {
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let name = format!("proxy-{}-{number}.log", std::process::id());
         let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        let mut environment = vec![("CONFIG", config.to_string())];
+        let mut environment = more_environment;
+        environment.push(("CONFIG", config.to_string()));
         if let Some(cert) = &discord.cert {
             environment.push(("SSL_CERT_FILE", cert.clone()));
         }
+        Self::launched(url, roots, arguments, environment, log, port)
+    }
+
+    /// Starts it with these arguments and variables alone, which tell it to listen at `port`, and waits for nothing.
+    pub fn spawn_with(arguments: &[&str], environment: Vec<(&'static str, String)>, port: Port) -> Self {
+        let name = format!("proxy-{}-at-{}.log", std::process::id(), port.number);
+        let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        Self::launched(format!("ws://127.0.0.1:{}", port.number), Roots::default(), arguments, environment, log, port)
+    }
+
+    fn launched(
+        url: String,
+        roots: Roots,
+        arguments: &[&str],
+        environment: Vec<(&'static str, String)>,
+        log: PathBuf,
+        port: Port,
+    ) -> Self {
         let arguments: Vec<String> = arguments.iter().map(|it| it.to_string()).collect();
         let process = launch(&arguments, &environment, &log);
-        Self { url, process, log, arguments, environment, _port: port }
+        Self { url, roots, process, log, arguments, environment, _port: port }
     }
 
     /// Ends it and starts it again at once, with the same configuration on the same port, and waits for nothing else.
@@ -132,6 +166,31 @@ impl Proxy {
         }
     }
 
+    /// Waits until its log holds this.
+    pub async fn logged(&mut self, text: &str) {
+        while !self.log().contains(text) {
+            self.check();
+            sleep(POLL).await;
+        }
+    }
+
+    /// What a subcommand says that is run with the same configuration: whether it succeeded, and what it printed.
+    pub fn ask(&self, arguments: &[&str]) -> (bool, String) {
+        let mut command = std::process::Command::new(binary());
+        command.args(arguments).envs(self.environment.iter().map(|(name, value)| (*name, value)));
+        let output = command.output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(text).unwrap())
+    }
+
+    /// `http://ADDRESS:PORT` of `admin_bind`, as the log says it.
+    pub fn admin(&self) -> String {
+        let log = self.log();
+        let line = log.lines().find(|it| it.contains("operator's pages")).unwrap_or_else(|| panic!("{log}"));
+        let digits = line.split("127.0.0.1:").nth(1).unwrap().chars().take_while(char::is_ascii_digit);
+        format!("http://127.0.0.1:{}", digits.collect::<String>())
+    }
+
     /// Panics with the log when the process has ended.
     pub fn check(&mut self) {
         if let Some(status) = self.process.exited() {
@@ -142,7 +201,7 @@ impl Proxy {
     /// Status and body of a page; status 0 when nobody listens.
     pub async fn page(&self, path: &str) -> (u16, String) {
         let url = format!("{}{path}", self.url.replacen("ws", "http", 1));
-        http::call("GET", &url, "", None).await.unwrap_or_default()
+        http::call("GET", &url, "", self.roots.clone()).await.unwrap_or_default()
     }
 
     /// The value of one line of the metrics, `name{labels}`; `None` when there is no such line.
@@ -153,6 +212,16 @@ impl Proxy {
 
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Its environment, for another command with the same configuration.
+    pub fn environment(&self) -> &[(&'static str, String)] {
+        &self.environment
+    }
+
+    /// How it has ended, if it has.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.process.exited()
     }
 
     /// How it ends by itself.

@@ -2,6 +2,7 @@
 
 use loadtest::http::{self, Message};
 use loadtest::link::Link;
+use loadtest::tls::Roots;
 use loadtest::url::Url;
 use loadtest::ws::{self, Deframer};
 use serde_json::Value;
@@ -67,7 +68,12 @@ pub fn resume(session_id: &str, seq: u64) -> String {
 impl Raw {
     /// A TCP connection to the host of `url` on which `bytes` have been sent.
     pub async fn connect(url: &str, bytes: &[u8]) -> Self {
-        let link = loadtest::tls::connect(&Url::parse(url).unwrap(), None).await.unwrap();
+        Self::connect_trusting(url, None, bytes).await
+    }
+
+    /// The same over TLS, if `url` says so.
+    pub async fn connect_trusting(url: &str, roots: Roots, bytes: &[u8]) -> Self {
+        let link = loadtest::tls::connect(&Url::parse(url).unwrap(), roots).await.unwrap();
         link.send(bytes);
         Self { link, deframer: Deframer::new(false, MESSAGE_BYTES_MAX) }
     }

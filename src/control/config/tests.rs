@@ -1,11 +1,36 @@
 //! The contract of the configuration, key by key.
 
+use super::table::Otherwise;
 use super::*;
 
 const TOKEN: &str = "MTIzNDU2Nzg5.invented.c2VjcmV0";
 
 fn read(text: &str) -> Result<(Config, Vec<Notice>), Refusal> {
-    parse(text.as_bytes(), &Environment::default())
+    parse(text.as_bytes(), Environment::default())
+}
+
+/// Reads the text as a file of an environment that names no other. Its refusals come without the file's name.
+fn parse(text: &[u8], environment: Environment) -> Result<(Config, Vec<Notice>), Refusal> {
+    static FILES: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = FILES.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("shardgate-config-{}-{number}.json", std::process::id()));
+    std::fs::write(&path, text).unwrap();
+    let loaded = load(Some(&path), &environment);
+    std::fs::remove_file(&path).unwrap();
+    let file = format!("{}: ", path.display());
+    let bare = |refusal: Refusal| Refusal::of(refusal.to_string().strip_prefix(&file).unwrap_or("(no file)"));
+    loaded.map(|it| (it.config, it.notices)).map_err(bare)
+}
+
+/// A configuration without file.
+fn variables(variables: &[(&str, &str)]) -> Environment {
+    let mut variables: Vec<_> = variables.iter().map(|(name, text)| (name.to_string(), text.to_string())).collect();
+    variables.sort();
+    Environment { token: Some(TOKEN.into()), variables, ..Environment::default() }
+}
+
+fn line_of(environment: &Environment) -> String {
+    load(None, environment).unwrap_err().to_string()
 }
 
 /// `more` is put beside a token and intents.
@@ -76,8 +101,8 @@ fn the_example_of_gateway_proxy_is_read_unchanged() {
         "voice_states": false
     }
 }"#;
-    let environment = Environment { token: Some(TOKEN.into()), config: None };
-    let (config, notices) = parse(text.as_bytes(), &environment).unwrap();
+    let environment = Environment { token: Some(TOKEN.into()), ..Environment::default() };
+    let (config, notices) = parse(text.as_bytes(), environment).unwrap();
     assert_eq!(notices, []);
     assert_eq!((config.token.secret(), config.intents), (TOKEN, 32511));
     assert!(!config.cache.channels && !config.cache.current_member && !config.cache.roles);
@@ -101,9 +126,9 @@ fn the_token_loses_its_prefix_and_is_never_printed() {
 
 #[test]
 fn the_token_in_the_file_goes_before_the_environment() {
-    let environment = Environment { token: Some("other".into()), config: None };
+    let environment = Environment { token: Some("other".into()), ..Environment::default() };
     let text = format!(r#"{{"token":"{TOKEN}","intents":0}}"#);
-    assert_eq!(parse(text.as_bytes(), &environment).unwrap().0.token.secret(), TOKEN);
+    assert_eq!(parse(text.as_bytes(), environment).unwrap().0.token.secret(), TOKEN);
 }
 
 #[test]
@@ -188,9 +213,13 @@ fn a_cache_flag_left_out_of_a_given_object_takes_its_default() {
 
 #[test]
 fn each_cache_key_switches_its_own_flag() {
-    for key in CACHE_KEYS {
+    let names: Vec<_> = table::keys().filter_map(|key| key.name.strip_prefix("cache.")).collect();
+    assert_eq!(names.len(), 11);
+    for key in &names {
         let all_but = |value: bool| {
-            let keys = CACHE_KEYS.map(|it| format!("\"{it}\":{}", if it == key { value } else { !value })).join(",");
+            let keys: Vec<_> =
+                names.iter().map(|it| format!("\"{it}\":{}", if it == key { value } else { !value })).collect();
+            let keys = keys.join(",");
             format!("{:?}", config_with(&format!(r#""cache":{{{keys}}}"#)).cache)
         };
         assert!(all_but(true).contains(&format!(" {key}: true")), "{key}");
@@ -224,7 +253,7 @@ fn broken_json_is_told_with_line_and_column() {
     assert_eq!(line, "line 3, column 3: not JSON: expected `,` or `}`");
     assert!(read("").unwrap_err().to_string().starts_with("line 1, column 0: not JSON"));
     assert!(read("[1]").unwrap_err().to_string().contains("not an object"));
-    assert!(parse(b"{\"token\":\"\xff\"}", &Environment::default()).is_err());
+    assert!(parse(b"{\"token\":\"\xff\"}", Environment::default()).is_err());
 }
 
 #[test]
@@ -239,13 +268,47 @@ fn the_default_url_follows_the_port() {
 }
 
 #[test]
-fn an_egress_proxy_is_refused_and_its_password_not_shown() {
-    let line = refusal_with(r#""egress_proxy":"http://user:hush@proxy:3128""#);
-    assert_eq!(
-        line,
-        "egress_proxy: found a string, wanted no such key: this version connects to Discord directly only"
+fn an_egress_proxy_is_read_and_its_password_not_shown() {
+    let config = config_with(r#""egress_proxy":"http://user:hush@proxy:3128""#);
+    assert_eq!(config.egress_proxy.as_ref().unwrap().to_string(), "http://proxy:3128");
+    assert!(!format!("{config:?}").contains("hush"));
+    let line = refusal_with(r#""egress_proxy":"http://user:hush@proxy""#);
+    assert!(
+        line.starts_with("egress_proxy: found a string, wanted \"http://") && line.ends_with("no port from 1 to 65535")
     );
-    assert!(read_with(r#""egress_proxy":null"#).is_ok());
+    assert!(config_with(r#""egress_proxy":null"#).egress_proxy.is_none());
+}
+
+#[test]
+fn a_certificate_and_its_key_go_together_and_change_the_default_url() {
+    let config = config_with(r#""tls_cert":"c.pem","tls_key":"k.pem","port":8000"#);
+    assert_eq!(config.externally_accessible_url, "wss://localhost:8000");
+    let files = config.tls.unwrap();
+    assert_eq!((files.cert, files.key, files.client_ca), ("c.pem".into(), "k.pem".into(), None));
+    assert!(refusal_with(r#""tls_cert":"c.pem""#).starts_with("tls_key: found nothing, wanted "));
+    assert!(refusal_with(r#""tls_key":"k.pem""#).starts_with("tls_cert: found nothing, wanted "));
+    assert!(refusal_with(r#""tls_client_ca":"ca.pem""#).starts_with("tls_cert: found nothing, wanted "));
+}
+
+#[test]
+fn an_admin_key_is_long_enough_and_not_shown() {
+    assert!(config_with(r#""admin_key":"hush-hush-hush-hush""#).admin_key.is_some());
+    let line = refusal_with(r#""admin_key":"hush""#);
+    assert_eq!(line, "admin_key: found a string, wanted a key of at least 16 printable characters without white space");
+}
+
+#[test]
+fn a_data_directory_that_anybody_may_write_to_is_accepted_with_a_warning() {
+    use std::os::unix::fs::PermissionsExt;
+    let path = std::env::temp_dir().join(format!("shardgate-open-{}", std::process::id()));
+    std::fs::create_dir_all(&path).unwrap();
+    for (mode, warned) in [(0o700, false), (0o755, false), (0o777, true)] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let (_, notices) = read_with(&format!(r#""data_dir":"{}""#, path.display())).unwrap();
+        let is_warned = matches!(&notices[..], [Notice::Warning(line)] if line.contains("chmod 700"));
+        assert_eq!((is_warned, notices.is_empty()), (warned, !warned), "{mode:o}");
+    }
+    std::fs::remove_dir(path).unwrap();
 }
 
 #[test]
@@ -264,15 +327,201 @@ fn cores_are_a_number_or_a_list() {
 #[test]
 fn the_text_comes_from_the_environment_when_it_begins_with_a_brace() {
     let json = format!(r#" {{"token":"{TOKEN}","intents":7}}"#);
-    let loaded = load(None, &Environment { config: Some(json), token: None }).unwrap();
+    let loaded = load(None, &Environment { config: Some(json), ..Environment::default() }).unwrap();
     assert_eq!((loaded.config.intents, loaded.source.as_str()), (7, "CONFIG"));
 }
 
 #[test]
 fn else_the_environment_names_a_file_and_the_command_line_goes_before_it() {
-    let environment = Environment { config: Some("named/by/environment.json".into()), token: None };
+    let environment = Environment { config: Some("named/by/environment.json".into()), ..Environment::default() };
     let line = load(None, &environment).unwrap_err().to_string();
     assert!(line.starts_with("named/by/environment.json: found "), "{line}");
     let line = load(Some(Path::new("named/by/argument.json")), &environment).unwrap_err().to_string();
     assert!(line.starts_with("named/by/argument.json: found "), "{line}");
+}
+
+#[test]
+fn the_defaults_of_the_table_are_those_of_the_code() {
+    let bare = format!("{:?}", config_with(""));
+    for key in table::keys() {
+        let Otherwise::Value(json) = key.otherwise else { continue };
+        let more = match key.name.split_once('.') {
+            Some((group, name)) => format!(r#""{group}":{{"{name}":{json}}}"#),
+            None => format!(r#""{}":{json}"#, key.name),
+        };
+        // A status of its own makes a presence, even the default one.
+        if key.name != "status" {
+            assert_eq!(format!("{:?}", config_with(&more)), bare, "{}", key.name);
+        }
+    }
+}
+
+#[test]
+fn no_two_keys_share_a_name_a_variable_or_a_flag() {
+    let names: Vec<_> = table::keys().map(|key| key.name).chain(table::groups()).collect();
+    for of in [table::variable, table::flag] {
+        let mut all: Vec<_> = names.iter().map(|name| of(name)).collect();
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), names.len());
+    }
+}
+
+#[test]
+fn each_key_says_what_it_means_in_a_sentence() {
+    for key in table::keys() {
+        assert!(key.meaning.ends_with('.') && !key.meaning.contains(['|', '\n']), "{}", key.name);
+    }
+}
+
+#[test]
+fn with_variables_alone_no_file_is_needed() {
+    let loaded = load(
+        None,
+        &variables(&[
+            ("SHARDGATE_INTENTS", "513"),
+            ("SHARDGATE_BIND", "::1"),
+            ("SHARDGATE_CACHE", r#"{"members":true,"roles":false}"#),
+            ("SHARDGATE_CACHE_ROLES", "true"),
+            ("SHARDGATE_ACTIVITY", r#"{"name":"chess"}"#),
+            ("SHARDGATE_CORES", "[1,0]"),
+            ("SHARDGATE_SHARDS", ""),
+        ]),
+    )
+    .unwrap();
+    let config = loaded.config;
+    assert_eq!((config.intents, config.bind.to_string().as_str(), config.token.secret()), (513, "::1", TOKEN));
+    assert!(config.cache.members && config.cache.roles && config.presence.unwrap().contains("chess"));
+    assert_eq!((config.cores, config.shards), (CoresWanted::List(vec![1, 0]), None));
+    assert_eq!((loaded.notices, loaded.source.as_str()), (vec![], "no file: environment and flags"));
+}
+
+#[test]
+fn a_flag_goes_before_a_variable_and_that_before_the_file() {
+    let json = format!(r#"{{"token":"{TOKEN}","intents":1,"port":1,"shards":1,"log_seconds":1}}"#);
+    let mut environment = variables(&[("SHARDGATE_PORT", "2"), ("SHARDGATE_SHARDS", "2")]);
+    environment.config = Some(json);
+    let config = load_with(None, &environment, &[("shards", "3".into())]).unwrap().config;
+    assert_eq!((config.log_keep.as_secs(), config.port, config.shards), (1, 2, Some(3)));
+}
+
+#[test]
+fn a_refusal_names_the_place_the_value_is_from() {
+    for (name, text, line) in [
+        ("SHARDGATE_PORT", "x", "SHARDGATE_PORT: found \"x\", wanted an integer from 0 to 65535"),
+        ("SHARDGATE_VALIDATE_TOKEN", "yes", "SHARDGATE_VALIDATE_TOKEN: found \"yes\", wanted true or false"),
+        ("SHARDGATE_CACHE_ROLES", "1", "SHARDGATE_CACHE_ROLES: found 1, wanted true or false"),
+        ("SHARDGATE_CACHE", "all", "SHARDGATE_CACHE: found \"all\", wanted an object"),
+        ("SHARDGATE_ACTIVITY", r#"{"type":1}"#, "SHARDGATE_ACTIVITY.name: found nothing, wanted the text to show"),
+        ("SHARDGATE_SHARD_START", "70000", "SHARDGATE_SHARD_START: found 70000, wanted an integer from 0 to 65536"),
+        ("SHARDGATE_EGRESS_PROXY", "http://u:hush@x", "SHARDGATE_EGRESS_PROXY: found a string, wanted no such key"),
+    ] {
+        let told = line_of(&variables(&[("SHARDGATE_INTENTS", "1"), (name, text)]));
+        assert!(told.starts_with(line), "{told}");
+    }
+    let line = load_with(None, &variables(&[("SHARDGATE_INTENTS", "1")]), &[("port", "x".into())]).unwrap_err();
+    assert_eq!(line.to_string(), "--port: found \"x\", wanted an integer from 0 to 65535");
+    assert!(line_of(&variables(&[("SHARDGATE_PORT", "1")])).starts_with("intents: found nothing, wanted an integer"));
+}
+
+#[test]
+fn an_unknown_variable_is_a_warning_and_what_kubernetes_sets_is_none() {
+    let link = [
+        ("SHARDGATE_INTENTS", "1"),
+        ("SHARDGATE_PORT", "tcp://10.0.0.1:7878"),
+        ("SHARDGATE_PORT_7878_TCP", "tcp://10.0.0.1:7878"),
+        ("SHARDGATE_SERVICE_HOST", "10.0.0.1"),
+        ("SHARDGATE_SERVICE_PORT", "7878"),
+        ("SHARDGATE_PODS_SERVICE_PORT_HTTP", "7878"),
+        ("SHARDGATE_PODS_PORT", "tcp://10.0.0.2:7878"),
+    ];
+    let loaded = load(None, &variables(&link)).unwrap();
+    assert_eq!(loaded.config.port, 7878);
+    assert!(matches!(&loaded.notices[..], [Notice::Note(line)] if line.contains("enableServiceLinks")));
+    let loaded = load(None, &variables(&[("SHARDGATE_INTENTS", "1"), ("SHARDGATE_PROT", "1")])).unwrap();
+    let line = "unknown variable `SHARDGATE_PROT` is ignored; the nearest known key is `SHARDGATE_PORT`";
+    assert_eq!(loaded.notices, [Notice::Warning(line.into())]);
+}
+
+/// A folder that goes away with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("shardgate-token-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self, name: &str, text: &str, mode: u32) -> String {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path.display().to_string()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn the_token_may_stand_in_a_file() {
+    let folder = Folder::new("file");
+    let path = folder.file("hidden", &format!("Bot {TOKEN}\n"), 0o600);
+    let loaded = load(None, &variables(&[("SHARDGATE_INTENTS", "1"), ("SHARDGATE_TOKEN_FILE", &path)])).unwrap();
+    assert_eq!((loaded.config.token.secret(), &loaded.token_source), (TOKEN, &path));
+    assert_eq!(loaded.notices, []);
+    let path = folder.file("open", TOKEN, 0o644);
+    let (config, notices) = read(&format!(r#"{{"intents":1,"token_file":"{path}"}}"#)).unwrap();
+    assert_eq!(config.token.secret(), TOKEN);
+    assert!(matches!(&notices[..], [Notice::Warning(line)] if line.contains("can be read by every user")));
+    for (text, found) in [("", "an empty file"), ("hush hush", "another text"), ("\n", "an empty file")] {
+        let path = folder.file("bad", text, 0o600);
+        let line = read(&format!(r#"{{"intents":1,"token_file":"{path}"}}"#)).unwrap_err().to_string();
+        assert!(line.starts_with(&format!("token_file: {path}: found {found}, wanted ")), "{line}");
+        assert!(!line.contains("hush"));
+    }
+    let token = format!("{TOKEN}{TOKEN}").replacen('.', "", 2);
+    let line = read(&format!(r#"{{"intents":1,"token_file":"{token}"}}"#)).unwrap_err().to_string();
+    assert_eq!(line, "token_file: found what looks like a token, wanted the path of a file with the token");
+    let line = read(r#"{"intents":1,"token_file":"not/there"}"#).unwrap_err().to_string();
+    assert!(line.starts_with("token_file: not/there: found No such file"), "{line}");
+}
+
+#[test]
+fn credentials_and_secrets_count_only_when_nothing_else_gives_a_token() {
+    let folder = Folder::new("secrets");
+    let (systemd, docker) =
+        (folder.file("token", "of-systemd", 0o400), folder.file("shardgate_token", "of-docker", 0o444));
+    let mut environment = variables(&[("SHARDGATE_INTENTS", "1")]);
+    environment.secrets = Some(folder.0.clone());
+    assert_eq!(load(None, &environment).unwrap().token_source, "TOKEN");
+    environment.token = None;
+    let loaded = load(None, &environment).unwrap();
+    assert_eq!((loaded.config.token.secret(), &loaded.token_source), ("of-docker", &docker));
+    assert_eq!(loaded.notices, [Notice::Note(format!("the token is the one in {docker}"))]);
+    environment.credentials = Some(folder.0.clone());
+    let loaded = load(None, &environment).unwrap();
+    assert_eq!((loaded.config.token.secret(), &loaded.token_source), ("of-systemd", &systemd));
+    environment.variables.push(("SHARDGATE_TOKEN".into(), "of-variable".into()));
+    assert_eq!(load(None, &environment).unwrap().config.token.secret(), "of-variable");
+}
+
+#[test]
+fn of_token_and_token_file_the_one_from_further_ahead_counts() {
+    let folder = Folder::new("both");
+    let path = folder.file("token", "of-file", 0o600);
+    let token = |flags: &[FlagValue]| {
+        let json = format!(r#"{{"token":"of-config","intents":1}}"#);
+        let environment = Environment { config: Some(json), ..Environment::default() };
+        load_with(None, &environment, flags).unwrap()
+    };
+    assert_eq!(token(&[("token_file", path.clone())]).config.token.secret(), "of-file");
+    let both = token(&[("token_file", path), ("token", "of-flag".into())]);
+    assert_eq!((both.config.token.secret(), both.token_source.as_str()), ("of-flag", "--token"));
+    assert_eq!(both.notices.len(), 2, "{:?}", both.notices);
 }

@@ -5,7 +5,11 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender};
 
 use super::*;
+use crate::control::access::Access;
+use crate::control::notify::Notifier;
 use crate::control::pages::Site;
+use crate::control::totals::Place;
+use crate::runtime::client_tls::Requester;
 use crate::runtime::mesh::{CoreReport, Door};
 use crate::shard::pressure::Pressure;
 use crate::wire::http::PlainRequest;
@@ -34,13 +38,17 @@ fn two_cores_with(remaining: u32, dir: Option<&Path>) -> (Coordinator<Told>, [Re
         externally_accessible_url: "ws://proxy:7878".into(),
         shards: 0..4,
         shard_count: 4,
-        has_admin_bind: false,
+        access: Access::default(),
     };
     let helpers = Helpers {
         resolver: Resolver::start().unwrap(),
         pages: Pages::start(site, Reports::default, |_| Ok(None)).unwrap(),
         ask: Box::new(|| panic!("nobody asks Discord here")),
         memory: Watch::new(Some(1000), clock::now(), || Some(0), || {}),
+        reload: Box::new(|_| None),
+        certificates: None,
+        service: Service::new(Notifier::default(), None, 4, 2, clock::now()),
+        totals: Writer::new(Place::new(None, None), 0..4, 4, Reports::default),
     };
     let core_of = Box::new(|shard: ShardId| shard.0 as usize % 2);
     let ledger = Ledger::new(dir, "http://127.0.0.1:9", "invented", 1);
@@ -205,8 +213,10 @@ fn a_page_is_answered_while_the_cores_run() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut reader = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let socket = listener.accept().unwrap().0;
-    let request = PlainRequest { method: "GET".into(), path: "/shard-count".into(), host: None, head_only: false };
-    coordinator.on_mail(ToControl::Page { socket, request, door: Door::Gateway }, clock::now());
+    let request =
+        PlainRequest { method: "GET".into(), path: "/shard-count".into(), host: None, head_only: false, bearer: None };
+    coordinator
+        .on_mail(ToControl::Page { requester: Requester::plain(socket), request, door: Door::Gateway }, clock::now());
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();
     assert!(text.ends_with("\r\n\r\n4"), "{text}");

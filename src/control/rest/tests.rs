@@ -75,7 +75,7 @@ fn the_back_off_grows_to_its_limit() {
 
 fn config(more: &str) -> Config {
     let json = format!(r#"{{"token":"Bot invented.token","intents":1,{more}}}"#);
-    config::load(None, &Environment { config: Some(json), token: None }).unwrap().config
+    config::load(None, &Environment { config: Some(json), ..Environment::default() }).unwrap().config
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn the_request_goes_to_the_base_or_to_twilights_proxy() {
 
 #[test]
 fn nothing_printable_holds_the_token() {
-    assert!(!format!("{:?}", Endpoint::new(&config(r#""port":0"#))).contains("invented"));
+    assert!(!format!("{:?}", Endpoint::new(&config(r#""port":0"#)).unwrap()).contains("invented"));
 }
 
 /// Answers each connection with the next of `answers`; yields the requests' heads.
@@ -119,7 +119,7 @@ fn response(status: &str, more: &str, body: &str) -> String {
 fn a_rate_limit_is_waited_out_and_the_request_carries_what_discord_wants() {
     let limited = response("429 Too Many Requests", "Retry-After: 0\r\n", r#"{"retry_after":0.01}"#);
     let (port, served) = server(vec![limited, response("200 OK", "", ANSWER)]);
-    let endpoint = Endpoint::new(&config(&format!(r#""api_url":"http://127.0.0.1:{port}/api/v10""#)));
+    let endpoint = Endpoint::new(&config(&format!(r#""api_url":"http://127.0.0.1:{port}/api/v10""#))).unwrap();
     let mut asking = endpoint.ask_until_answered(fastrand::Rng::with_seed(1));
     let requests = served.join().unwrap();
     let answer = loop {
@@ -140,7 +140,7 @@ fn a_rate_limit_is_waited_out_and_the_request_carries_what_discord_wants() {
 #[test]
 fn a_refused_token_ends_the_asking() {
     let (port, served) = server(vec![response("401 Unauthorized", "", r#"{"message":"401: Unauthorized","code":0}"#)]);
-    let endpoint = Endpoint::new(&config(&format!(r#""api_url":"http://127.0.0.1:{port}""#)));
+    let endpoint = Endpoint::new(&config(&format!(r#""api_url":"http://127.0.0.1:{port}""#))).unwrap();
     let verdict = endpoint.ask();
     served.join().unwrap();
     let Verdict::Fatal(line) = verdict else { panic!("{verdict:?}") };
@@ -150,6 +150,6 @@ fn a_refused_token_ends_the_asking() {
 #[test]
 fn a_refused_connection_is_tried_again() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let endpoint = Endpoint::new(&config(&format!(r#""api_url":"http://127.0.0.1:{port}""#)));
+    let endpoint = Endpoint::new(&config(&format!(r#""api_url":"http://127.0.0.1:{port}""#))).unwrap();
     assert!(matches!(endpoint.ask(), Verdict::Retry(_)));
 }

@@ -5,10 +5,13 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use tracing::{debug, warn};
+use tracing::field::display;
+use tracing::{debug, info, warn};
 
 use super::{Core, Fate, LINGER};
 use crate::runtime::client::{Client, Phase, Request, UNREAD_BYTES_MAX};
+use crate::runtime::client_tls::{ClientTls, ClientTlsError};
+use crate::runtime::clock;
 use crate::runtime::conns::Conn;
 use crate::runtime::net::{Net, Token};
 use crate::runtime::sys;
@@ -29,6 +32,21 @@ const RETRY_AFTER_S: u32 = 5;
 /// It has this long to read that; it may not have sent its request yet, and never will.
 const TURNED_AWAY_LINGER: Duration = Duration::from_millis(250);
 
+/// What a bot's author has to mend is shown; the rest is the everyday of a gateway.
+fn tell_dismissed(client: &Client, code: CloseCode, reason: &str) {
+    let (code, peer) = (code.0, client.peer.map(display));
+    match CloseCode(code) {
+        CloseCode::AUTHENTICATION_FAILED => info!(
+            client = peer,
+            code, "client dismissed: its token is not the proxy's; give it the same, or set `validate_token` to false"
+        ),
+        CloseCode::INVALID_SHARD | CloseCode::INVALID_API_VERSION | CloseCode::DECODE_ERROR => {
+            info!(client = peer, code, cause = reason, "client dismissed")
+        }
+        _ => debug!(client = peer, code, cause = reason, "client dismissed"),
+    }
+}
+
 impl<N: Net> Core<N> {
     pub(super) fn on_accepted(&mut self, now: Instant, socket: OwnedFd) {
         // A connection that was on its way when accepting ended is told so below.
@@ -36,13 +54,21 @@ impl<N: Net> Core<N> {
             return;
         }
         sys::set_send_buffer(socket.as_fd(), CLIENT_SEND_BUFFER_BYTES);
+        let peer = sys::peer_address(socket.as_fd());
+        let mut client = Box::new(Client::new(now, self.shared.rules.limits.handshake));
+        if let Some(config) = &self.client_tls {
+            match ClientTls::new(config.clone()) {
+                Ok(tls) => client.tls = Some(Box::new(tls)),
+                Err(error) => return warn!("cannot begin TLS with a new connection: {error}"),
+            }
+        }
         match self.net.add(socket) {
             // It was on its way when accepting ended.
             Ok(token) if self.draining.is_some() => {
-                self.turn_away(token);
+                self.turn_away(token, &mut client);
             }
             Ok(token) => {
-                let mut client = Box::new(Client::new(now, self.shared.rules.limits.handshake));
+                client.peer = peer;
                 self.arm_client(token, &mut client);
                 self.conns.insert(token, Conn::Client(client));
             }
@@ -68,24 +94,104 @@ impl<N: Net> Core<N> {
         true
     }
 
-    /// Answers a connection that has not spoken, or just asked for its upgrade, with 503.
-    pub(super) fn turn_away(&mut self, token: Token) -> Fate {
+    /// Answers a connection that has not spoken, or just asked for its upgrade, with 503. In the middle of a TLS handshake there is nothing
+    /// that could be said.
+    pub(super) fn turn_away(&mut self, token: Token, client: &mut Client) -> Fate {
+        if client.tls.as_ref().is_some_and(|it| it.is_handshaking()) {
+            self.net.close(token, Duration::ZERO);
+            return Fate::Gone;
+        }
         let answer = HttpError::Unavailable { retry_after_s: RETRY_AFTER_S }.response();
-        self.net.queue(token).extend_from_slice(&answer);
-        self.net.close(token, TURNED_AWAY_LINGER);
+        client.out(&mut self.net, token).extend_from_slice(&answer);
+        self.close_client(token, client, TURNED_AWAY_LINGER);
         Fate::Gone
+    }
+
+    /// Closes a client's socket once it has taken what was written.
+    pub(super) fn close_client(&mut self, token: Token, client: &mut Client, linger: Duration) {
+        if let Some(tls) = &mut client.tls
+            && let Err(error) = tls.close(self.net.queue(token))
+        {
+            debug!("a client's last words cannot be encrypted: {error}");
+        }
+        self.net.close(token, linger);
+    }
+
+    /// What was written for a client goes into its outbox. False when that cannot be: the connection is broken.
+    pub(super) fn seal(&mut self, token: Token, client: &mut Client) -> bool {
+        match (&mut client.tls, &client.phase) {
+            // On its way out of this core: what is written now would be lost, and waits.
+            (None, _) | (Some(_), Phase::Moving { .. } | Phase::Page(_)) => true,
+            (Some(tls), _) => match tls.seal(self.net.queue(token)) {
+                Ok(()) => true,
+                Err(error) => {
+                    debug!("a client's TLS broke: {error}");
+                    false
+                }
+            },
+        }
     }
 
     /// Takes the client out of the table while `f` works on it, so that both can be reached.
     pub(super) fn with_client(&mut self, token: Token, f: impl FnOnce(&mut Self, &mut Client) -> Fate) {
         let Some(mut client) = self.conns.take_client(token) else { return };
-        match f(self, &mut client) {
+        let mut fate = f(self, &mut client);
+        if fate == Fate::Stays && !self.seal(token, &mut client) {
+            if let Some(seated) = client.seated.take() {
+                self.unseat(clock::now(), seated, client.peer, false);
+            }
+            self.net.close(token, Duration::ZERO);
+            fate = Fate::Gone;
+        }
+        match fate {
             Fate::Stays => self.conns.put_back(token, client),
             Fate::Gone => self.conns.give_up(token),
         }
     }
 
     pub(super) fn on_client_bytes(&mut self, now: Instant, token: Token, client: &mut Client, bytes: &[u8]) -> Fate {
+        let Some(tls) = &mut client.tls else { return self.on_client_plain(now, token, client, bytes) };
+        let mut plain = std::mem::take(&mut self.client_plain);
+        plain.clear();
+        let taken = tls.on_bytes(bytes, &mut plain);
+        // What came before the failure counts.
+        let mut fate = Fate::Stays;
+        if !plain.is_empty() {
+            fate = self.on_client_plain(now, token, client, &plain);
+        }
+        self.client_plain = plain;
+        match (taken, fate) {
+            (Err(error), Fate::Stays) => self.on_client_tls_failed(now, token, client, &error, bytes.first().copied()),
+            (_, fate) => fate,
+        }
+    }
+
+    fn on_client_tls_failed(
+        &mut self,
+        now: Instant,
+        token: Token,
+        client: &mut Client,
+        error: &ClientTlsError,
+        first: Option<u8>,
+    ) -> Fate {
+        let Some(tls) = &mut client.tls else { return Fate::Stays };
+        if tls.is_handshaking() {
+            self.turned_away.tls += 1;
+            if let Some(count) = self.tls_failures.note(now) {
+                info!(core = self.index, count, "a client's TLS handshake failed: {error}");
+            }
+        } else {
+            debug!("a client's TLS broke: {error}");
+        }
+        tls.refuse(error, first, self.net.queue(token));
+        if let Some(seated) = client.seated.take() {
+            self.unseat(now, seated, client.peer, false);
+        }
+        self.net.close(token, LINGER);
+        Fate::Gone
+    }
+
+    fn on_client_plain(&mut self, now: Instant, token: Token, client: &mut Client, bytes: &[u8]) -> Fate {
         match &mut client.phase {
             Phase::Http(head) => {
                 head.extend_from_slice(bytes);
@@ -117,16 +223,20 @@ impl<N: Net> Core<N> {
                 Fate::Stays
             }
             Ok(Some((http::Request::Plain(request), _))) => {
+                if !self.seal(token, client) {
+                    self.net.close(token, Duration::ZERO);
+                    return Fate::Gone;
+                }
                 client.phase = Phase::Page(request);
                 self.net.release(token);
                 Fate::Stays
             }
             Ok(Some((http::Request::Upgrade(_), _))) if self.group.pressure().refuses_clients() => {
                 self.upgrades_refused += 1;
-                self.turn_away(token)
+                self.turn_away(token, client)
             }
             Ok(Some((http::Request::Upgrade(upgrade), consumed))) => {
-                self.net.queue(token).extend_from_slice(&upgrade_response(&upgrade));
+                client.out(&mut self.net, token).extend_from_slice(&upgrade_response(&upgrade));
                 client.conversation = Conversation::new(now);
                 if upgrade.encoding != Encoding::Json {
                     let reason = "encoding=etf is not supported by shardgate: use encoding=json.";
@@ -136,7 +246,7 @@ impl<N: Net> Core<N> {
                     return self.dismiss(now, token, client, CloseCode::INVALID_API_VERSION, "Invalid API version.");
                 }
                 let compression = if self.shared.allow_compression { upgrade.compress } else { Compression::None };
-                client.open(compression, self.net.queue(token));
+                client.open(compression, &mut self.net, token);
                 let fate = self.on_frames(now, token, client, &head[consumed..]);
                 if fate == Fate::Stays {
                     self.arm_client(token, client);
@@ -144,8 +254,8 @@ impl<N: Net> Core<N> {
                 fate
             }
             Err(error) => {
-                self.net.queue(token).extend_from_slice(&error.response());
-                self.net.close(token, LINGER);
+                client.out(&mut self.net, token).extend_from_slice(&error.response());
+                self.close_client(token, client, LINGER);
                 Fate::Gone
             }
         }
@@ -153,7 +263,7 @@ impl<N: Net> Core<N> {
 
     pub(super) fn on_frames(&mut self, now: Instant, token: Token, client: &mut Client, mut bytes: &[u8]) -> Fate {
         loop {
-            let Client { deframer, conversation, .. } = client;
+            let Client { deframer, conversation, tls, .. } = client;
             let message = match deframer.next(&mut bytes) {
                 Ok(Some(message)) => message,
                 Ok(None) => return Fate::Stays,
@@ -167,17 +277,19 @@ impl<N: Net> Core<N> {
                     conversation.on_payload(now, payload, &self.shared.rules)
                 }
                 Message::Ping(data) => {
-                    write_frame(self.net.queue(token), Opcode::Pong, data, None);
+                    let out = tls.as_mut().map_or_else(|| self.net.queue(token), |it| it.out());
+                    write_frame(out, Opcode::Pong, data, None);
                     conversation.on_control_frame(now, &self.shared.rules)
                 }
                 Message::Pong(_) => conversation.on_control_frame(now, &self.shared.rules),
                 Message::Close { code, .. } => {
+                    self.closes.by_clients.add(code);
                     let ended = code.is_some_and(CloseCode::ends_session);
                     if let Some(seated) = client.seated.take() {
-                        self.unseat(now, seated, ended);
+                        self.unseat(now, seated, client.peer, ended);
                     }
-                    Client::say_goodbye(code.unwrap_or(CloseCode::NORMAL), "", self.net.queue(token));
-                    self.net.close(token, LINGER);
+                    client.say_goodbye(code.unwrap_or(CloseCode::NORMAL), "", &mut self.net, token);
+                    self.close_client(token, client, LINGER);
                     return Fate::Gone;
                 }
             };
@@ -190,7 +302,7 @@ impl<N: Net> Core<N> {
                     }
                     self.run_actions(now, seated.shard);
                 }
-                Step::Ack => client.acknowledge(self.net.queue(token)),
+                Step::Ack => client.acknowledge(&mut self.net, token),
                 Step::Close(code, reason) => {
                     match code {
                         CloseCode::RATE_LIMITED if client.conversation.guesses() => self.turned_away.guesses += 1,
@@ -211,7 +323,7 @@ impl<N: Net> Core<N> {
                 Step::Resume(resume) => {
                     let shard = shard_of_session(&resume.session_id);
                     let Some(shard) = shard.filter(|it| self.shared.placement.place(*it).is_some()) else {
-                        client.tell_invalid_session(self.net.queue(token));
+                        client.tell_invalid_session(&mut self.net, token);
                         client.conversation.on_invalid_session(now);
                         continue;
                     };
@@ -245,19 +357,21 @@ impl<N: Net> Core<N> {
         code: CloseCode,
         reason: &str,
     ) -> Fate {
-        debug!(code = code.0, reason, "client dismissed");
+        tell_dismissed(client, code, reason);
+        self.closes.to_clients.add(Some(code));
         if let Some(seated) = client.seated.take() {
-            self.unseat(now, seated, false);
+            self.unseat(now, seated, client.peer, false);
         }
-        Client::say_goodbye(code, reason, self.net.queue(token));
-        self.net.close(token, LINGER);
+        client.say_goodbye(code, reason, &mut self.net, token);
+        self.close_client(token, client, LINGER);
         Fate::Gone
     }
 
     pub(super) fn close_unseated(&mut self, token: Token, code: CloseCode, reason: &str) {
-        if let Some(Conn::Client(_)) = self.conns.remove(token) {
-            Client::say_goodbye(code, reason, self.net.queue(token));
-            self.net.close(token, LINGER);
+        if let Some(Conn::Client(mut client)) = self.conns.remove(token) {
+            self.closes.to_clients.add(Some(code));
+            client.say_goodbye(code, reason, &mut self.net, token);
+            self.close_client(token, &mut client, LINGER);
         }
     }
 }

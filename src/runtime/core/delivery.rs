@@ -77,12 +77,12 @@ impl<N: Net> Core<N> {
                 self.with_client(token, |core, client| core.pump(now, token, client));
             }
         }
+        self.group.trim_changed(&dirty);
         if self.dirty.is_empty() {
             let mut dirty = dirty;
             dirty.clear();
             self.dirty = dirty;
         }
-        self.group.trim_to_budget();
     }
 
     pub(super) fn pump(&mut self, now: Instant, token: Token, client: &mut Client) -> Fate {
@@ -91,7 +91,7 @@ impl<N: Net> Core<N> {
         if client.blocked.is_some() {
             return Fate::Stays;
         }
-        let pending = self.net.pending(token);
+        let pending = client.pending(&self.net, token);
         let room = OUTBOX_BYTES_MAX.saturating_sub(pending);
         if room == 0 {
             self.note_blocked(now, token, client);
@@ -105,9 +105,10 @@ impl<N: Net> Core<N> {
             return Fate::Stays;
         }
         let room = if is_in_snapshot { room.min(SNAPSHOT_BYTES_PER_FILL) } else { room };
-        let pumped = self.group.shards[shard].pump(key, &mut client.encoder, self.net.queue(token), room);
+        let (encoder, out) = client.encoder_and_out(&mut self.net, token);
+        let pumped = self.group.shards[shard].pump(key, encoder, out, room);
         if is_in_snapshot {
-            self.snapshots.written += self.net.pending(token) - pending;
+            self.snapshots.written += client.pending(&self.net, token) - pending;
         }
         if self.group.shards[shard].has_actions() && self.pumped.last() != Some(&shard) {
             self.pumped.push(shard);
@@ -129,6 +130,8 @@ impl<N: Net> Core<N> {
 
     pub(super) fn note_blocked(&mut self, now: Instant, token: Token, client: &mut Client) {
         if client.blocked.is_none() {
+            // Only what is in the outbox is awaited. A failure shows at the end of the step.
+            self.seal(token, client);
             client.blocked = Some(Blocked { since: now, pending: usize::MAX });
             self.conns.note_blocked(token);
             self.net.await_drained(token);
@@ -182,7 +185,8 @@ impl<N: Net> Core<N> {
         warn!(shard = self.shard_id(shard).0, lag_bytes, "{why}");
         self.places[shard].clients.retain(|it| it.0 != key);
         self.group.shards[shard].on_lagging(now, key);
-        Client::say_goodbye(CloseCode::UNKNOWN_ERROR, "Too slow.", self.net.queue(token));
+        self.closes.to_clients.add(Some(CloseCode::UNKNOWN_ERROR));
+        client.say_goodbye(CloseCode::UNKNOWN_ERROR, "Too slow.", &mut self.net, token);
         // It does not read: waiting for it to take the rest would only hold memory.
         self.net.close(token, Duration::ZERO);
         Fate::Gone

@@ -3,15 +3,17 @@
 //! A turn: enter the kernel once, hand what arrived to the state machines, do what they ask, pump clients whose shard has
 //! something new, sleep. It decides nothing about sessions; it owns tokens, timers and buffers. This file is the loop, the timers and
 //! the end; `upstream` is Discord's side, `clients` their connections, `seating` how they come to a session, `delivery` what they are sent,
-//! `keeping` what is stored.
+//! `keeping` what is stored, `live` what a reload changes.
 
 mod clients;
 mod delivery;
 mod keeping;
+mod live;
 mod seating;
 mod upstream;
 
 pub use self::keeping::Keeping;
+use self::keeping::Restored;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -19,20 +21,23 @@ use std::io;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use rustls::ClientConfig;
+use rustls::{ClientConfig, ServerConfig};
 use tracing::{info, warn};
 
 use super::client::{Client, Phase};
+use super::client_tls::Failures;
 use super::clock;
 use super::conns::{Conn, Conns};
+use super::delays::Delays;
 use super::link::{Link, Scratch};
-use super::mesh::{CoreReport, CoreSender, ToControl, ToCore, TurnedAway};
+use super::mesh::{CloseReport, CoreReport, CoreSender, ToControl, ToCore, TurnedAway};
 use super::net::{Event, Net, Token};
 use super::placement::Placement;
 use crate::session::client::Rules;
 use crate::session::upstream::Status;
 use crate::shard::group::Group;
 use crate::shard::seat::SeatKey;
+use crate::wire::egress::EgressProxy;
 use crate::wire::{CloseCode, Compression};
 
 /// How often blocked clients are looked at and logs are trimmed by age.
@@ -40,7 +45,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// After our close frame the other side has this long to read what was sent.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// What all cores share and never change.
+/// What all cores begin with. A core that is told of other settings makes itself another (`live`).
+#[derive(Clone)]
 pub struct Shared {
     pub rules: Rules,
     pub placement: Placement,
@@ -49,6 +55,8 @@ pub struct Shared {
     /// Sockets of clients on one core.
     pub clients_max: usize,
     pub tls: Arc<ClientConfig>,
+    /// Every connection to Discord goes through it.
+    pub egress: Option<Arc<EgressProxy>>,
     pub backend: &'static str,
 }
 
@@ -97,7 +105,16 @@ pub struct Core<N: Net> {
     draining: Option<Draining>,
     /// Upgrades answered 503 because memory was used up.
     upgrades_refused: u64,
+    /// Payloads of Discord's in this turn, and how long those of all turns were with us.
+    payloads: u32,
+    delays: Delays,
+    closes: CloseReport,
     keeping: Keeping,
+    /// What a client that connects now is shown; `None`: no TLS.
+    client_tls: Option<Arc<ServerConfig>>,
+    tls_failures: Failures,
+    /// What a client's TLS decrypts to, all clients in turn.
+    client_plain: Vec<u8>,
 }
 
 /// Whether a client's connection goes on.
@@ -117,6 +134,7 @@ pub struct Parts<N: Net> {
     pub control: mpsc::Sender<ToControl>,
     pub peers: Vec<CoreSender>,
     pub keeping: Keeping,
+    pub client_tls: Option<Arc<ServerConfig>>,
     pub seed: u64,
 }
 
@@ -142,7 +160,13 @@ impl<N: Net> Core<N> {
             turned_away: TurnedAway::default(),
             draining: None,
             upgrades_refused: 0,
+            payloads: 0,
+            delays: Delays::default(),
+            closes: CloseReport::default(),
             keeping: parts.keeping,
+            client_tls: parts.client_tls,
+            tls_failures: Failures::default(),
+            client_plain: Vec::new(),
         }
     }
 
@@ -154,8 +178,12 @@ impl<N: Net> Core<N> {
             self.on_shard_timeout(now, at);
         }
         loop {
-            let rest = self.timers.peek().map(|Reverse((due, _))| due.saturating_duration_since(clock::now()));
-            self.net.turn(if self.snapshots.are_due() { Some(Duration::ZERO) } else { rest })?;
+            let timeout = match self.timers.peek() {
+                _ if self.keeping.is_restoring() || self.snapshots.are_due() => Some(Duration::ZERO),
+                Some(Reverse((due, _))) => Some(due.saturating_duration_since(clock::now())),
+                None => None,
+            };
+            self.net.turn(timeout)?;
             let now = clock::now();
             self.snapshots.begin_turn();
             self.pump_snapshots(now);
@@ -163,8 +191,10 @@ impl<N: Net> Core<N> {
                 self.on_event(now, event);
             }
             self.run_timers(now);
+            self.restore_some(now);
             self.pump_dirty(now);
             self.run_actions_of_pumping(now);
+            self.note_delay(now);
             self.keep(now);
             if let Some(Draining { until }) = self.draining
                 && (self.net.is_empty() || now >= until)
@@ -173,6 +203,14 @@ impl<N: Net> Core<N> {
                 let _ = self.control.send(ToControl::Drained { core: self.index });
                 return Ok(());
             }
+        }
+    }
+
+    /// Everything that this turn brought is in the outboxes now.
+    fn note_delay(&mut self, now: Instant) {
+        let payloads = std::mem::take(&mut self.payloads);
+        if payloads > 0 {
+            self.delays.add(clock::now().saturating_duration_since(now), payloads);
         }
     }
 
@@ -209,17 +247,17 @@ impl<N: Net> Core<N> {
                 link.token = None;
                 let reason = error.map_or_else(|| "end of stream".to_owned(), |it| it.to_string());
                 if link.is_connecting() {
-                    warn!(shard, host = link.url.host, "cannot connect: {reason}");
+                    warn!(shard, host = link.peer().0, cause = reason, "cannot connect");
                     self.connect_next(now, at);
                 } else {
-                    info!(shard, "the connection to Discord ended: {reason}");
+                    info!(shard, cause = reason, "the connection to Discord ended");
                     self.lose_link(now, at, None);
                 }
                 self.run_actions(now, at);
             }
             Some(Conn::Client(client)) => {
                 if let Some(seated) = client.seated {
-                    self.unseat(now, seated, false);
+                    self.unseat(now, seated, client.peer, false);
                 }
             }
             None => {}
@@ -248,12 +286,18 @@ impl<N: Net> Core<N> {
                     turned_away: self.turned_away,
                     log_dropped_early: self.group.dropped_early(),
                     upgrades_refused: self.upgrades_refused,
+                    busy: clock::thread_cpu(),
+                    traffic: self.net.traffic(),
+                    delays: self.delays.clone(),
+                    closes: self.closes.clone(),
+                    store_inflight_bytes: self.keeping.inflight_bytes(),
                     shards: self.group.shards.iter().map(|it| it.report(now)).collect(),
                     store: self.keeping.report(),
                 };
                 // Whoever asked may have given up waiting.
                 let _ = reply.send(report);
             }
+            ToCore::Turn => self.tell_control(ToControl::Turned { core: self.index }),
             ToCore::Find { wanted, reply } => {
                 let found = self.group.shards.iter().find_map(|it| it.find(wanted));
                 // As above.
@@ -267,6 +311,7 @@ impl<N: Net> Core<N> {
                 }
                 self.drain(now, upstream_close, within);
             }
+            ToCore::Settings(live) => self.on_settings(now, &live),
             ToCore::Pressure(pressure) => {
                 self.group.set_pressure(now, pressure);
                 // Those that were held back may have their READY now.
@@ -274,6 +319,7 @@ impl<N: Net> Core<N> {
                     self.mark_dirty(at);
                 }
             }
+            ToCore::ClientTls(config) => self.client_tls = Some(config),
             ToCore::StoreWritten(batch) => self.on_store_written(now, batch),
             ToCore::StoreSegment { shard, index, segment } => {
                 if let Some(at) = self.place_of(shard) {
@@ -282,17 +328,17 @@ impl<N: Net> Core<N> {
             }
             ToCore::StoreState { shard, blob } => {
                 if let Some(at) = self.place_of(shard) {
-                    self.on_store_state(at, &blob);
+                    self.keeping.take_in(Restored::State(at, blob));
                 }
             }
             ToCore::StoreStateLost { shard } => {
                 if let Some(at) = self.place_of(shard) {
-                    self.on_store_state_lost(now, at);
+                    self.keeping.take_in(Restored::Lost(at));
                 }
             }
             ToCore::StoreStateComplete { shard } => {
                 if let Some(at) = self.place_of(shard) {
-                    self.on_store_state_complete(now, at);
+                    self.keeping.take_in(Restored::Complete(at));
                 }
             }
             ToCore::StoreTail { shard, tail } => {
@@ -377,7 +423,7 @@ impl<N: Net> Core<N> {
                     return Fate::Gone;
                 }
                 match client.phase {
-                    Phase::Http(_) => core.turn_away(token),
+                    Phase::Http(_) => core.turn_away(token, client),
                     Phase::Open => core.dismiss(now, token, client, CloseCode::UNKNOWN_ERROR, "The proxy restarts."),
                     _ => {
                         core.net.close(token, Duration::ZERO);

@@ -2,13 +2,16 @@
 //!
 //! It does not decide whether a RESUME is good: the shard does.
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use tracing::field::display;
 use tracing::{debug, info, warn};
 
 use super::{Core, Fate};
 use crate::runtime::client::{Client, HandOver, Phase, Request, Seated};
+use crate::runtime::client_tls::Requester;
 use crate::runtime::conns::Conn;
 use crate::runtime::mesh::{Door, ToControl, ToCore};
 use crate::runtime::net::{Net, Token};
@@ -19,6 +22,11 @@ use crate::wire::CloseCode;
 
 /// A page's reader that takes no byte for this long is given up.
 const PAGE_SEND_MAX: Duration = Duration::from_secs(5);
+
+/// Of a session id what is shown: with all of it somebody could RESUME.
+fn beginning(session: &str) -> &str {
+    session.get(..8).unwrap_or("")
+}
 
 impl<N: Net> Core<N> {
     pub(super) fn seat_or_move(
@@ -34,6 +42,10 @@ impl<N: Net> Core<N> {
             None => self.dismiss(now, token, client, CloseCode::INVALID_SHARD, "Invalid shard."),
             Some((core, at)) if core == self.index => self.seat(now, token, client, at, request),
             Some((core, _)) => {
+                if !self.seal(token, client) {
+                    self.net.close(token, Duration::ZERO);
+                    return Fate::Gone;
+                }
                 let unread = std::mem::take(bytes).to_vec();
                 client.phase = Phase::Moving { request, to_core: core, unread };
                 self.net.release(token);
@@ -52,6 +64,7 @@ impl<N: Net> Core<N> {
     ) -> Fate {
         let shard = &mut self.group.shards[at];
         let id = self.shared.placement.shard(self.index, at).0;
+        let peer = client.peer.map(display);
         let key = match request {
             Request::Identify(identify) => {
                 let mut entropy = [0; 12];
@@ -68,12 +81,14 @@ impl<N: Net> Core<N> {
                     Ok(key) => key,
                     Err(refused) => return self.dismiss(now, token, client, refused.close_code(), refused.reason()),
                 };
-                info!(shard = id, session = shard.session_id(key).unwrap_or(""), "client identified");
+                let session = beginning(shard.session_id(key).unwrap_or(""));
+                info!(shard = id, session, client = peer, "client identified");
                 key
             }
             Request::Resume(resume) => match shard.resume(now, &resume) {
                 Ok(key) => {
-                    info!(shard = id, session = resume.session_id, seq = resume.seq, "client resumed");
+                    let session = beginning(&resume.session_id);
+                    info!(shard = id, session, client = peer, seq = resume.seq, "client resumed");
                     key
                 }
                 Err(ResumeRefused::InvalidSeq) => {
@@ -85,11 +100,12 @@ impl<N: Net> Core<N> {
                 Err(ResumeRefused::InvalidSession) => {
                     info!(
                         shard = id,
-                        session = resume.session_id,
+                        session = beginning(&resume.session_id),
+                        client = peer,
                         seq = resume.seq,
                         "client's session is unknown or its events are gone: op 9"
                     );
-                    client.tell_invalid_session(self.net.queue(token));
+                    client.tell_invalid_session(&mut self.net, token);
                     client.conversation.on_invalid_session(now);
                     self.run_actions(now, at);
                     return Fate::Stays;
@@ -113,7 +129,10 @@ impl<N: Net> Core<N> {
         let Some(Conn::Client(mut client)) = self.conns.remove(token) else { return };
         match std::mem::replace(&mut client.phase, Phase::Open) {
             Phase::Page(request) => match sys::into_blocking(socket, PAGE_SEND_MAX) {
-                Ok(socket) => self.tell_control(ToControl::Page { socket, request, door: Door::Gateway }),
+                Ok(socket) => {
+                    let requester = Requester::new(socket, client.tls, unsent);
+                    self.tell_control(ToControl::Page { requester, request, door: Door::Gateway });
+                }
                 Err(error) => debug!("cannot answer a page: {error}"),
             },
             Phase::Moving { request, to_core, unread } => {
@@ -153,11 +172,12 @@ impl<N: Net> Core<N> {
         });
     }
 
-    pub(super) fn unseat(&mut self, now: Instant, seated: Seated, ended: bool) {
+    pub(super) fn unseat(&mut self, now: Instant, seated: Seated, peer: Option<SocketAddr>, ended: bool) {
         self.places[seated.shard].clients.retain(|it| it.0 != seated.key);
         let shard = &mut self.group.shards[seated.shard];
-        let session = shard.session_id(seated.key).unwrap_or("");
-        info!(shard = self.shared.placement.shard(self.index, seated.shard).0, session, ended, "client left");
+        let session = beginning(shard.session_id(seated.key).unwrap_or(""));
+        let client = peer.map(display);
+        info!(shard = self.shared.placement.shard(self.index, seated.shard).0, session, client, ended, "client left");
         shard.leave(now, seated.key, ended);
     }
 
@@ -173,7 +193,7 @@ impl<N: Net> Core<N> {
         self.with_client(token, |core, client| {
             client.seated = None;
             client.blocked = None;
-            client.tell_invalid_session(core.net.queue(token));
+            client.tell_invalid_session(&mut core.net, token);
             client.conversation.on_invalid_session(now);
             core.arm_client(token, client);
             Fate::Stays

@@ -7,6 +7,8 @@ use std::os::fd::OwnedFd;
 use super::delivery::STALL_MAX;
 use super::*;
 use crate::runtime::client::{OUTBOX_BYTES_MAX, Seated};
+use crate::runtime::net::Traffic;
+use crate::runtime::settings::LiveSettings;
 use crate::runtime::tls;
 use crate::session::client::ClientLimits;
 use crate::session::payload::{Identify, Token as BotToken};
@@ -92,6 +94,9 @@ impl Net for Stage {
     fn next(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
+    fn traffic(&self) -> Traffic {
+        Traffic::default()
+    }
     fn len(&self) -> usize {
         self.outboxes.len()
     }
@@ -120,11 +125,12 @@ fn core(now: Instant) -> (Core<Stage>, mpsc::Receiver<ToControl>) {
             shard_count: 1,
             limits: ClientLimits::default(),
         },
-        placement: Placement::new(0..1, 1),
+        placement: Placement::new(0..1, 1, |_| None),
         upstream_compression: Compression::None,
         allow_compression: true,
         clients_max: 4,
         tls: tls::client_config().unwrap(),
+        egress: None,
         backend: "stage",
     };
     let budget = LogBudget { bytes: 64 << 20, keep: Duration::from_secs(3600) };
@@ -138,6 +144,7 @@ fn core(now: Instant) -> (Core<Stage>, mpsc::Receiver<ToControl>) {
         control,
         peers: Vec::new(),
         keeping: Keeping::new(None, None),
+        client_tls: None,
         seed: 1,
     };
     (Core::new(parts), mail_of_control)
@@ -183,7 +190,7 @@ fn message(core: &mut Core<Stage>, now: Instant, s: u64, len: usize) {
 fn seated(core: &mut Core<Stage>, now: Instant) -> Token {
     let token = core.net.open();
     let mut client = Client::new(now, ClientLimits::default().handshake);
-    client.open(Compression::None, core.net.queue(token));
+    client.open(Compression::None, &mut core.net, token);
     let identify = Identify { token: BotToken("secret".to_owned()), shard: None, intents: 1, compress: false };
     let key = core.group.shards[0].identify(&identify, [7; 12]).unwrap();
     client.seated = Some(Seated { shard: 0, key });
@@ -331,7 +338,7 @@ fn who_resumes_takes_the_session_from_the_connection_that_has_it() {
     let new = Token(1 << crate::runtime::net::SLOT_BITS | core.net.next);
     let resume = format!(r#"{{"op":6,"d":{{"token":"secret","session_id":"{id}","seq":1}}}}"#);
     core.with_client(new, |core, client| {
-        client.open(Compression::None, core.net.queue(new));
+        client.open(Compression::None, &mut core.net, new);
         let mut frame = Vec::new();
         crate::wire::frame::write_frame(&mut frame, crate::wire::frame::Opcode::Text, resume.as_bytes(), Some([1; 4]));
         core.on_client_bytes(now, new, client, &frame)
@@ -469,4 +476,42 @@ fn who_is_accepted_while_the_core_drains_is_told_to_try_again() {
     let late = accepted(&mut core, now);
     assert_eq!(core.net.closed, [silent, late]);
     assert!(core.net.last_words.starts_with(b"HTTP/1.1 503 "));
+}
+
+#[test]
+fn new_settings_count_at_once_and_a_new_presence_goes_to_discord_once() {
+    let now = clock::now();
+    let (mut core, _mail) = core(now);
+    live(&mut core, now);
+    let bot = seated(&mut core, now);
+    let settings = LiveSettings {
+        presence: Some(r#"{"status":"idle on {{shard}}"}"#.to_owned()),
+        validate_token: false,
+        allow_compression: false,
+        client_limits: ClientLimits { payloads_per_minute: 120, ..ClientLimits::default() },
+        clients_max: 1,
+        log_bytes: 1 << 20,
+        log_keep: Duration::from_secs(60),
+    };
+    core.on_mail(now, ToCore::Settings(Box::new(settings.clone())));
+    assert!(!core.shared.rules.validate_token && !core.shared.allow_compression);
+    assert_eq!((core.shared.rules.limits.payloads_per_minute, core.shared.clients_max), (120, 1));
+    assert!(core.conns.get(bot).is_some());
+    accepted(&mut core, now);
+    assert_eq!(core.turned_away.full, 1);
+    // The shard has asked its core to send it; here the core has no connection, so nothing waits any more.
+    assert_eq!(core.group.shards[0].report(now).commands_queued, 0);
+}
+
+#[test]
+fn a_smaller_log_gives_back_what_is_over_it() {
+    let now = clock::now();
+    let (mut core, _mail) = core(now);
+    live(&mut core, now);
+    for s in 2..42 {
+        message(&mut core, now, s, 100_000);
+    }
+    assert!(core.group.log_bytes() > 4_000_000);
+    core.group.set_budget(now, LogBudget { bytes: 1 << 20, keep: Duration::from_secs(60) });
+    assert!(core.group.log_bytes() <= 1 << 20, "{}", core.group.log_bytes());
 }

@@ -69,6 +69,7 @@ impl<N: Net> Core<N> {
                     self.with_link(now, at, |link, scratch, out| link.send(&payload, scratch, out))
                 }
                 Action::Close(code) => {
+                    self.closes.to_discord.add(Some(code));
                     self.with_link(now, at, |link, scratch, out| link.close(code, scratch, out));
                     self.drop_link(at, LINGER);
                 }
@@ -87,7 +88,7 @@ impl<N: Net> Core<N> {
                         shard = shard.0,
                         code = code.0,
                         "Discord refused this shard for good: {}. It stays closed until shardgate is restarted",
-                        fatal_reason(code)
+                        self.group.shards[at].remedy(code)
                     );
                 }
             }
@@ -111,6 +112,10 @@ impl<N: Net> Core<N> {
             return;
         }
         let shard = self.shard_id(at).0;
+        let (is_live, was_live) = (status == Status::Active, told == Some(Status::Active));
+        if is_live != was_live {
+            self.tell_control(ToControl::ShardLive { shard: ShardId(shard), is_live });
+        }
         match status {
             Status::Active => info!(shard, "shard is live"),
             Status::Resuming if told == Some(Status::Active) => info!(shard, "shard resumes"),
@@ -134,14 +139,16 @@ impl<N: Net> Core<N> {
     pub(super) fn connect(&mut self, now: Instant, at: usize, url: &str) {
         let shard = self.shard_id(at);
         self.drop_link(at, Duration::ZERO);
-        match Link::new(url, self.shared.upstream_compression, &self.shared.tls, self.rng.u64(..)) {
+        let egress = self.shared.egress.clone();
+        match Link::new(url, self.shared.upstream_compression, &self.shared.tls, egress, self.rng.u64(..)) {
             Err(error) => {
-                warn!(shard = shard.0, url, "cannot connect: {error}");
+                warn!(shard = shard.0, url, cause = %error, "cannot connect");
                 self.group.shards[at].on_closed(now, None);
             }
             Ok(mut link) => {
-                let (host, port) = (link.url.host.clone(), link.url.port);
-                debug!(shard = shard.0, host, "connecting");
+                let (host, port) = link.peer();
+                let host = host.to_owned();
+                debug!(shard = shard.0, host, to = link.url.host, "connecting");
                 match host.parse::<IpAddr>() {
                     Ok(address) => {
                         link.on_resolved(vec![SocketAddr::new(address, port)]);
@@ -168,7 +175,7 @@ impl<N: Net> Core<N> {
             return;
         };
         // A late answer to a connection that was given up: the next one may go to the other host.
-        if link.url.host != host {
+        if link.peer().0 != host {
             return;
         }
         match addresses {
@@ -215,25 +222,27 @@ impl<N: Net> Core<N> {
         let Some(token) = link.token else { return };
         let shard = &mut self.group.shards[at];
         let id = self.shared.placement.shard(self.index, at).0;
-        let mut closed = None;
+        let (mut closed, mut payloads) = (None, 0);
         let result = link.on_bytes(bytes, &mut self.scratch, self.net.queue(token), &mut |event| match event {
             LinkEvent::Open => shard.on_open(now),
             LinkEvent::Payload(payload) => {
+                payloads += 1;
                 if let Err(error) = shard.on_payload(now, payload) {
                     warn!(shard = id, len = payload.len(), "Discord sent a payload that is not JSON: {error}");
                 }
             }
             LinkEvent::Close(code) => closed = Some(code),
         });
+        self.payloads += payloads;
         if let Some(code) = closed {
-            info!(shard = id, code = code.map_or(0, |it| it.0), "Discord closed the connection");
+            info!(shard = id, cause = code.map_or(0, |it| it.0), "Discord closed the connection");
             // First of all: a failing answer would be taken for a lost connection, and that is resumed whatever the code said.
             self.group.shards[at].on_closed(now, code);
             let answer = code.unwrap_or(CloseCode::RECONNECTING);
             self.with_link(now, at, |link, scratch, out| link.close(answer, scratch, out));
             self.drop_link(at, LINGER);
         } else if let Err(error) = result {
-            warn!(shard = id, "the connection to Discord broke: {error}");
+            warn!(shard = id, cause = %error, "the connection to Discord broke");
             self.lose_link(now, at, None);
             if let Some(wait) = error.retry_after() {
                 self.group.shards[at].on_retry_after(now, wait);
@@ -252,7 +261,7 @@ impl<N: Net> Core<N> {
         let Some(link) = &mut self.places[at].link else { return };
         let Some(token) = link.token else { return };
         if let Err(error) = f(link, &mut self.scratch, self.net.queue(token)) {
-            warn!(shard = self.shard_id(at).0, "the connection to Discord broke: {error}");
+            warn!(shard = self.shard_id(at).0, cause = %error, "the connection to Discord broke");
             self.lose_link(now, at, None);
         }
     }
@@ -271,20 +280,5 @@ impl<N: Net> Core<N> {
         self.drop_link(at, Duration::ZERO);
         self.group.shards[at].on_closed(now, code);
         self.arm_shard(at);
-    }
-}
-
-/// What the operator should know about a fatal close code.
-fn fatal_reason(code: CloseCode) -> &'static str {
-    match code {
-        CloseCode::AUTHENTICATION_FAILED => "the token is wrong",
-        CloseCode::INVALID_SHARD => {
-            "shard number or count is invalid (large bots need a multiple of the number that Discord assigned)"
-        }
-        CloseCode::SHARDING_REQUIRED => "this shard would hold more than 2,500 guilds, so more shards are needed",
-        CloseCode::INVALID_API_VERSION => "the API version is not served any more",
-        CloseCode::INVALID_INTENTS => "`intents` holds unknown bits",
-        CloseCode::DISALLOWED_INTENTS => "`intents` holds privileged bits that are not enabled for this application",
-        _ => "the close code is fatal",
     }
 }

@@ -4,6 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -20,7 +21,7 @@ impl Lock {
     /// Errs with a line for the operator when another process holds it.
     pub fn take(folder: &Path) -> io::Result<Self> {
         let path = folder.join("lock");
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
+        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self { _file: file }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(io::Error::new(
@@ -64,7 +65,6 @@ impl Folder {
 
     /// Makes an empty file that only this user can read: it will hold what clients were told.
     pub fn create(&self, name: Name) -> io::Result<()> {
-        use std::os::unix::fs::OpenOptionsExt;
         OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(self.path(name))?;
         self.entries.sync_all()
     }

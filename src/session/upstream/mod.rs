@@ -3,6 +3,8 @@
 //!
 //! A plain state machine. It does not know frames, sockets or TLS, and it does not look into dispatches but READY and RESUMED.
 
+mod fatal;
+mod reconnects;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -19,6 +21,7 @@ use super::identify::TURN_HELD_MAX;
 use crate::wire::CloseCode;
 use crate::wire::close::AfterClose;
 use crate::wire::scan::Envelope;
+pub use reconnects::{Reconnect, Reconnects};
 pub use settings::UpstreamSettings;
 
 /// From `Action::Connect` to an open WebSocket: name resolution, TCP, TLS and the upgrade together.
@@ -92,6 +95,7 @@ pub struct UpstreamCounts {
     pub sequence_gaps: u64,
     /// Close codes of Discord, 0 where none was given.
     pub closes: Vec<(u16, u64)>,
+    pub reconnects: Reconnects,
 }
 
 /// A session with Discord: what RESUME needs.
@@ -227,6 +231,13 @@ impl Upstream {
         self.state = State::Waiting { until: now };
     }
 
+    /// IDENTIFYs carry this `d` of op 3 from now on. Whether it is another one than before.
+    pub fn set_presence(&mut self, presence: Option<String>) -> bool {
+        let is_new = self.settings.presence != presence;
+        self.settings.presence = presence;
+        is_new
+    }
+
     pub fn status(&self) -> Status {
         match self.state {
             State::Stopped(_) | State::Ended => Status::Fatal,
@@ -256,7 +267,7 @@ impl Upstream {
     }
 
     pub fn is_live(&self) -> bool {
-        self.state == State::Live
+        matches!(self.state, State::Live)
     }
 
     /// The fatal code that stopped this shard.
@@ -265,6 +276,11 @@ impl Upstream {
             State::Stopped(code) => Some(code),
             _ => None,
         }
+    }
+
+    /// What the operator should know and do about a fatal code.
+    pub fn remedy(&self, code: CloseCode) -> String {
+        fatal::remedy(code, &self.settings)
     }
 
     /// The last heartbeat's round trip.
@@ -305,20 +321,18 @@ impl Upstream {
         {
             match heart.on_timeout(now) {
                 Beat::Send => self.send_heartbeat(),
-                Beat::Zombie => return self.reconnect(now, CloseCode::RECONNECTING),
+                Beat::Zombie => return self.reconnect(now, Reconnect::Zombie),
             }
         }
         match self.state {
             State::Waiting { until } if now >= until => self.start(now),
             State::AwaitingMoment { not_before } if now >= not_before => self.identify(now),
             State::Connecting { since, .. } if now >= since + CONNECT_MAX => {
-                self.reconnect(now, CloseCode::RECONNECTING)
+                self.reconnect(now, Reconnect::Unreachable);
             }
-            State::AwaitingHello { since, .. } if now >= since + HELLO_MAX => {
-                self.reconnect(now, CloseCode::RECONNECTING)
-            }
+            State::AwaitingHello { since, .. } if now >= since + HELLO_MAX => self.reconnect(now, Reconnect::Silent),
             State::Identifying { since } | State::Resuming { since } if now >= since + ANSWER_MAX => {
-                self.reconnect(now, CloseCode::RECONNECTING);
+                self.reconnect(now, Reconnect::Silent);
             }
             _ => {}
         }
@@ -351,7 +365,15 @@ impl Upstream {
             Some(it) => it.1 += 1,
             None => self.counts.closes.push((number, 1)),
         }
-        match code.map_or(AfterClose::Resume, CloseCode::after_upstream_close) {
+        let after = code.map_or(AfterClose::Resume, CloseCode::after_upstream_close);
+        if after != AfterClose::Fatal {
+            self.counts.reconnects.add(match (code, self.state) {
+                (Some(_), _) => Reconnect::Closed,
+                (None, State::Connecting { .. }) => Reconnect::Unreachable,
+                (None, _) => Reconnect::Lost,
+            });
+        }
+        match after {
             AfterClose::Fatal => {
                 self.leave_connection();
                 self.session = None;
@@ -403,7 +425,7 @@ impl Upstream {
         if self.broken > BROKEN_MAX {
             self.session = None;
         }
-        self.reconnect(now, CloseCode::DECODE_ERROR);
+        self.reconnect(now, Reconnect::Unreadable);
     }
 
     /// The attempt that has just failed was answered with `Retry-After`: the next one comes no sooner, and as much later as the
@@ -484,7 +506,7 @@ impl Upstream {
             Intent::Resume => self.resume(now),
             // Whatever held us up, the turn is another shard's by now: an IDENTIFY beside its own would cost both.
             Intent::Identify { not_before } if now >= not_before + TURN_HELD_MAX => {
-                self.reconnect(now, CloseCode::RECONNECTING)
+                self.reconnect(now, Reconnect::Late);
             }
             Intent::Identify { not_before } if now >= not_before => self.identify(now),
             Intent::Identify { not_before } => {
@@ -498,6 +520,7 @@ impl Upstream {
         if !self.has_connection() {
             return;
         }
+        self.counts.reconnects.add(Reconnect::Invalid);
         self.leave_connection();
         self.actions.push_back(UpstreamAction::Close(CloseCode::RECONNECTING));
         if !resumable {
@@ -513,6 +536,7 @@ impl Upstream {
         }
         // In place of HELLO it says that this node is restarting: that counts as a failed attempt, so that a storm of them backs off.
         let was_live = matches!(self.state, State::Live | State::Resuming { .. });
+        self.counts.reconnects.add(Reconnect::Requested);
         self.actions.push_back(UpstreamAction::Close(CloseCode::RECONNECTING));
         if was_live {
             self.leave_connection();
@@ -526,8 +550,10 @@ impl Upstream {
     }
 
     /// We give this connection up.
-    fn reconnect(&mut self, now: Instant, code: CloseCode) {
+    fn reconnect(&mut self, now: Instant, why: Reconnect) {
+        self.counts.reconnects.add(why);
         if self.has_connection() {
+            let code = if why == Reconnect::Unreadable { CloseCode::DECODE_ERROR } else { CloseCode::RECONNECTING };
             self.actions.push_back(UpstreamAction::Close(code));
         }
         self.retry(now);

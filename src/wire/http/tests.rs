@@ -97,11 +97,28 @@ fn anything_else_is_a_plain_request() {
         path: "/metrics?x=1".into(),
         host: Some("localhost:7878".into()),
         head_only: true,
+        bearer: None,
     };
     assert!(matches!(parsed, Ok(Some((Request::Plain(it), _))) if it == plain));
     // An upgrade to something else may be ignored (RFC 9110 §7.8).
     let h2c = request("GET /", &["Upgrade: h2c", "Connection: Upgrade"]);
     assert!(matches!(parse_request(&h2c), Ok(Some((Request::Plain(_), _)))));
+}
+
+#[test]
+fn a_bearers_secret_is_read_and_other_schemes_are_not() {
+    let shown = |header: &str| match parse_request(&request("GET /metrics", &[header])) {
+        Ok(Some((Request::Plain(it), _))) => it.bearer,
+        other => panic!("{other:?}"),
+    };
+    for header in ["Authorization: Bearer a.key", "authorization: bearer   a.key "] {
+        assert_eq!(shown(header), Some(Bearer::new(b"a.key")), "{header}");
+    }
+    for header in
+        ["Authorization: Basic YTpi", "Authorization: Bearer", "X-Authorization: Bearer a.key", "Authorization:"]
+    {
+        assert_eq!(shown(header), None, "{header}");
+    }
 }
 
 #[test]
