@@ -420,7 +420,7 @@ fn a_refusal_names_the_place_the_value_is_from() {
         ("SHARDGATE_CACHE", "all", "SHARDGATE_CACHE: found \"all\", wanted an object"),
         ("SHARDGATE_ACTIVITY", r#"{"type":1}"#, "SHARDGATE_ACTIVITY.name: found nothing, wanted the text to show"),
         ("SHARDGATE_SHARD_START", "70000", "SHARDGATE_SHARD_START: found 70000, wanted an integer from 0 to 65536"),
-        ("SHARDGATE_EGRESS_PROXY", "http://u:hush@x", "SHARDGATE_EGRESS_PROXY: found a string, wanted no such key"),
+        ("SHARDGATE_EGRESS_PROXY", "http://u:hush@x", "SHARDGATE_EGRESS_PROXY: found a string, wanted \"http://"),
     ] {
         let told = line_of(&variables(&[("SHARDGATE_INTENTS", "1"), (name, text)]));
         assert!(told.starts_with(line), "{told}");
