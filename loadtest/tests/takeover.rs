@@ -14,7 +14,7 @@ use std::thread::{self, JoinHandle};
 use common::judged::{self, assert_faultless, has};
 use common::proxy::{Proxy, binary, on_backends};
 use common::raw::{Got, identified, upgrade};
-use common::{order, stats, with_discord};
+use common::{order, stats_until, with_discord};
 use loadtest::client::Order;
 use loadtest::client::options::INTENTS;
 use loadtest::compress::Compression;
@@ -153,12 +153,17 @@ fn a_new_process_takes_over_and_no_connection_is_refused() {
                 let witness = judged::join(&first.url, [2, 3], Compression::None).await;
                 order(&discord, "burst?shard=2&events=100", "").await;
                 has(&witness, 100).await;
-                assert_faultless(&witness);
-                witness.order(Order::Leave);
                 let visitor = Visitor::start(address);
                 visitor.goes_on(20).await;
 
                 let (mut second, log) = successor(&discord, &folder, address, keys(cores_after));
+                // Into the old process, between the two, and into the new one.
+                let mut sent = 100;
+                while first.has_ended().is_none() {
+                    order(&discord, "burst?shard=2&events=20", "").await;
+                    sent += 20;
+                    sleep(Duration::from_millis(20)).await;
+                }
                 let status = first.ended().await;
                 assert!(status.success(), "{status}:\n{}", first.log());
                 assert!(first.log().contains("taken over"), "{}", first.log());
@@ -170,8 +175,16 @@ fn a_new_process_takes_over_and_no_connection_is_refused() {
                 visitor.goes_on(20).await;
                 assert_eq!(visitor.stop(), Vec::<String>::new());
 
-                // Discord keeps the sessions: none was closed with 1000, no connection was cut.
-                let stats = stats(&discord).await;
+                // The witness came back by RESUME, and misses nothing.
+                order(&discord, "burst?shard=2&events=100", "").await;
+                has(&witness, sent + 100).await;
+                assert_faultless(&witness);
+                assert_eq!(witness.history.borrow().identifies, 1);
+                witness.order(Order::Leave);
+
+                // Discord keeps the sessions: each was resumed, none was closed with 1000, no connection was cut.
+                let stats = stats_until(&discord, |it| it["resumes"] == 3).await;
+                assert_eq!((&stats["identifies"], &stats["violations"]), (&json!(3), &json!({})), "{stats}");
                 let codes: Vec<_> = stats["closes_received"].as_object().unwrap().keys().map(String::as_str).collect();
                 assert_eq!((codes, &stats["drops"]), (vec!["4900"], &json!(0)), "{stats}");
                 let (mut client, _, seq) = identified(&first.url, [1, 3]).await;

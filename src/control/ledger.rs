@@ -1,11 +1,13 @@
-//! What must outlive the process and belongs to no shard: Discord's last answer about the gateway, and the count of IDENTIFYs.
+//! What must outlive the process and belongs to no shard: Discord's last answer about the gateway, the count of IDENTIFYs, and what
+//! each shard costs.
 //!
-//! Two small files in `data_dir`, `gateway` and `budget`, each one line of heading (kind, version, checksum) and one of JSON; written
+//! Three small files in `data_dir`, `gateway`, `budget` and `loads`, each one line of heading (kind, version, checksum) and one of JSON; written
 //! whole beside the old one and renamed. They survive a kill; after a power cut an unfinished one is not believed. Without
 //! `data_dir` nothing is kept. Not here: what may be spent (`session::identify`), and what shards keep (their own store).
 
 #![forbid(unsafe_code)]
 
+use std::collections::HashMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -19,10 +21,10 @@ use tracing::{info, warn};
 
 use super::rest::{GatewayBot, SessionStartLimit};
 
-/// The version of both formats. Another one is not read.
+/// The version of all formats. Another one is not read.
 const VERSION: u32 = 1;
-/// Both files are some 300 bytes.
-const FILE_BYTES_MAX: u64 = 4096;
+/// Two files are some 300 bytes; `loads` has 25 a shard, and there are 65,536 shards at most.
+const FILE_BYTES_MAX: u64 = 2 << 20;
 /// An older answer about the gateway is not started with.
 pub const GATEWAY_KEPT: Duration = Duration::from_secs(24 * 3600);
 
@@ -61,6 +63,14 @@ struct BudgetFile {
     limit: LimitFile,
 }
 
+/// `loads`: shard and load, sorted.
+#[derive(Serialize, Deserialize)]
+struct LoadFile {
+    owner: String,
+    shard_count: u32,
+    loads: Vec<(u32, u64)>,
+}
+
 /// `reset_after_ms` counts from the moment of writing.
 #[derive(Serialize, Deserialize)]
 struct LimitFile {
@@ -70,7 +80,7 @@ struct LimitFile {
     max_concurrency: u32,
 }
 
-/// The way to both files. Times are since 1970, of the wall clock.
+/// The way to the files. Times are since 1970, of the wall clock.
 #[derive(Debug)]
 pub struct Ledger {
     dir: Option<PathBuf>,
@@ -129,6 +139,20 @@ impl Ledger {
             limit: LimitFile::of(&budget.limit),
         };
         self.write("budget", &file);
+    }
+
+    /// What each shard cost of late, if the bot had as many shards then.
+    pub fn loads(&self, shard_count: u32) -> HashMap<u32, u64> {
+        let file: Option<LoadFile> = self.read("loads");
+        let file = file.filter(|it| self.owns("loads", &it.owner) && it.shard_count == shard_count);
+        file.map(|it| it.loads.into_iter().collect()).unwrap_or_default()
+    }
+
+    pub fn keep_loads(&mut self, shard_count: u32, loads: &HashMap<u32, u64>) {
+        let mut loads: Vec<_> = loads.iter().map(|(shard, load)| (*shard, *load)).collect();
+        loads.sort_unstable();
+        let file = LoadFile { owner: self.owner(), shard_count, loads };
+        self.write("loads", &file);
     }
 
     fn owner(&self) -> String {
@@ -302,6 +326,20 @@ mod tests {
         let small = SessionStartLimit { reset_after: Duration::ZERO, ..limit(7) };
         ledger.keep_budget(&Budget { limit: small, identified: NOW }, NOW);
         assert_eq!(ledger.budget(NOW + 100 * HOUR).unwrap().limit.remaining, 7);
+    }
+
+    #[test]
+    fn loads_are_those_of_as_many_shards() {
+        let dir = Dir::new("loads");
+        let mut ledger = dir.ledger("https://a", "invented");
+        assert!(ledger.loads(9).is_empty());
+        let loads = HashMap::from([(3, 70), (8, u64::MAX)]);
+        ledger.keep_loads(9, &loads);
+        assert_eq!((ledger.loads(9), ledger.loads(10).len()), (loads, 0));
+        assert!(dir.ledger("https://a", "other").loads(9).is_empty());
+        let all: HashMap<u32, u64> = (0..65_536).map(|shard| (shard, 10_000_000_000_000)).collect();
+        ledger.keep_loads(65_536, &all);
+        assert_eq!(ledger.loads(65_536).len(), all.len());
     }
 
     #[test]

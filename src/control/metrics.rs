@@ -118,7 +118,7 @@ fn latency_histogram(page: &mut Page, shard: &ShardReport) {
 
 fn ours_by_shard(page: &mut Page, shards: &[&ShardReport]) {
     type Value = fn(&ShardReport) -> u64;
-    let families: [(&str, &str, &str, Value); 23] = [
+    let families: [(&str, &str, &str, Value); 24] = [
         ("clients", "gauge", "Clients connected and identified.", |it| it.clients as u64),
         ("sessions", "gauge", "Client sessions, connected or waiting for RESUME.", |it| it.sessions as u64),
         ("log_bytes", "gauge", "Bytes held in the log.", |it| it.log_bytes as u64),
@@ -146,6 +146,9 @@ fn ours_by_shard(page: &mut Page, shards: &[&ShardReport]) {
         ("upstream_resumes_total", "counter", "RESUMEs sent to Discord.", |it| it.upstream_resumes),
         ("commands_queued", "gauge", "Client commands waiting for the budget of 120 in 60 s.", |it| {
             it.commands_queued as u64
+        }),
+        ("commands_misrouted_total", "counter", "Client commands left out: their guild is another shard's.", |it| {
+            it.commands_misrouted
         }),
         ("commands_refused_total", "counter", "Client commands refused because the queue was full.", |it| {
             it.commands_refused

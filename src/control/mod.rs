@@ -15,6 +15,7 @@ pub mod first_contact;
 pub mod health;
 pub mod keys;
 pub mod ledger;
+pub mod loads;
 pub mod log;
 pub mod memory;
 pub mod metrics;
@@ -29,6 +30,7 @@ pub mod service;
 pub mod settings;
 pub mod signals;
 pub mod takeover;
+pub mod topology;
 pub mod totals;
 
 use std::io;
@@ -155,6 +157,7 @@ fn serve<C: Core>(
     settings.client_tls = client_tls;
     let held = settings.shards.len() as u32;
     let mut reloader = Reloader::new(args, environment, loaded, machine, held, log.level());
+    settings.loads = ledger.loads(settings.shard_count);
     let resolver = Resolver::start().map_err(refuse("the resolver's thread"))?;
     // All that can be made ready beside a running proxy is: from here on it drains, and its clients wait for this one. What it keeps in files, and the
     // operator's address, are its own until it has left.
@@ -195,6 +198,12 @@ fn serve<C: Core>(
         takeover::open_door(data_dir, &settings, cores.listen, ours, to_control);
     }
     let (senders, askers, counted) = (cores.senders.clone(), cores.senders.clone(), cores.senders.clone());
+    if config.data_dir.is_some() {
+        let measured = cores.senders.clone();
+        let collect = move || coordinator::collect(&measured);
+        loads::keep(self::ledger(config), settings.shard_count, settings.loads.clone(), collect)
+            .map_err(refuse("the thread that keeps the loads"))?;
+    }
     let runtime_directory = std::env::var("RUNTIME_DIRECTORY").ok();
     let place = Place::new(config.data_dir.as_deref(), runtime_directory.as_deref());
     let held = settings.shards.clone();

@@ -12,6 +12,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::config::{BackendWanted, CoresWanted};
 use super::keys::Refusal;
+use super::topology;
 use crate::runtime::settings::Backend;
 use crate::runtime::uring;
 
@@ -87,7 +88,7 @@ pub struct Machine {
     pub ring: Ring,
     /// As `uname -r` says.
     pub kernel: String,
-    /// CPU numbers that this process may run on.
+    /// CPU numbers that this process may run on, those to be taken first first.
     pub cpus: Vec<usize>,
     /// Soft limits after they were raised to the hard ones; `None` means unlimited.
     pub memlock: Option<u64>,
@@ -105,7 +106,10 @@ impl Machine {
         Self {
             ring: probe_ring(disabled),
             kernel: read("/proc/sys/kernel/osrelease"),
-            cpus: core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect(),
+            cpus: topology::order(
+                core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect(),
+                |path| fs::read_to_string(format!("/sys/devices/system/{path}")).ok(),
+            ),
             memlock,
             open_files: raise(Resource::Nofile),
             memory: probe_memory(|path| fs::read_to_string(path).ok()),

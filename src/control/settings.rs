@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::Range;
 
@@ -42,6 +43,7 @@ pub fn settings(
         log_keep: config.log_keep,
         client_limits: config.client_limits,
         clients_max: config.clients_max,
+        loads: HashMap::new(),
         storage: config.data_dir.clone().map(|data_dir| StorageSettings {
             data_dir,
             disk_bytes: config.disk_bytes,

@@ -69,7 +69,8 @@ pub fn start(
     inherited: Vec<OwnedFd>,
     control: mpsc::Sender<ToControl>,
 ) -> io::Result<Runtime> {
-    let placement = Placement::new(settings.shards.clone(), settings.cores.len());
+    let placement =
+        Placement::new(settings.shards.clone(), settings.cores.len(), |it| settings.loads.get(&it.0).copied());
     let live = settings.live();
     let shared = Arc::new(Shared {
         rules: Rules {

@@ -1,5 +1,6 @@
 //! What the runtime must be told before the first core starts. `control::config` fills it.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -57,6 +58,8 @@ pub struct RuntimeSettings {
     pub client_limits: ClientLimits,
     /// Clients' connections of all cores together.
     pub clients_max: usize,
+    /// What shards cost the process before this one, by number; a shard that is not in it counts as the mean.
+    pub loads: HashMap<u32, u64>,
     /// `None`: memory alone.
     pub storage: Option<StorageSettings>,
 }

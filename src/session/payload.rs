@@ -12,7 +12,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::raw::RawObject;
-use crate::wire::CloseCode;
+use crate::wire::{CloseCode, GuildId};
 
 /// The longest payload that a client may send, and that Discord takes, in bytes.
 ///
@@ -82,6 +82,31 @@ pub struct Command {
     pub op: CommandOp,
     /// The text of `d`, as the client wrote it: an object.
     pub d: Box<str>,
+}
+
+impl Command {
+    /// Takes out what is about guilds that `is_ours` does not hold for: Discord has nothing to say about them on this shard's connection,
+    /// and may close it. False when nothing is left of the command.
+    pub fn keep_guilds(&mut self, is_ours: impl Fn(GuildId) -> bool) -> bool {
+        let is_ours = |it: &Value| snowflake(it).is_none_or(|it| is_ours(GuildId(it)));
+        let Ok(Value::Object(d)) = serde_json::from_str(&self.d) else { return true };
+        match (self.op, d.get("guild_id"), d.get("guild_ids")) {
+            (CommandOp::RequestSoundboardSounds, _, Some(Value::Array(guilds))) => {
+                let ours: Vec<_> = guilds.iter().filter(|it| is_ours(it)).collect();
+                if ours.len() < guilds.len() {
+                    let ours = serde_json::to_string(&ours).unwrap_or_default();
+                    self.d = RawObject::parse(&self.d)
+                        .map_or_else(String::new, |it| it.with("guild_ids", Some(&ours)))
+                        .into();
+                    return ours != "[]";
+                }
+                true
+            }
+            (_, Some(Value::Array(guilds)), _) => guilds.iter().all(is_ours),
+            (_, Some(guild), _) => is_ours(guild),
+            _ => true,
+        }
+    }
 }
 
 /// Why a payload says nothing that can be followed.
@@ -307,11 +332,15 @@ fn integer(value: &Value) -> Option<i64> {
 }
 
 /// A snowflake as text or as the number that discord.py sends.
-fn is_snowflake(value: &Value) -> bool {
+fn snowflake(value: &Value) -> Option<u64> {
     match value {
-        Value::String(text) => text.parse::<u64>().is_ok(),
-        _ => value.is_u64(),
+        Value::String(text) => text.parse().ok(),
+        _ => value.as_u64(),
     }
+}
+
+fn is_snowflake(value: &Value) -> bool {
+    snowflake(value).is_some()
 }
 
 /// A guild's snowflake, or discordgo's array of one.

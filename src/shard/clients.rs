@@ -12,6 +12,7 @@ use super::seat::{Phase, Pumped, Seat, SeatKey, Sought, View};
 use super::{Action, Shard};
 use crate::session::commands::Refused;
 use crate::session::payload::{Command, CommandOp, Identify, Resume};
+use crate::session::upstream::UpstreamSettings;
 use crate::wire::encode::Encoder;
 use crate::wire::{CloseCode, GuildId};
 
@@ -153,8 +154,13 @@ impl Shard {
         self.write_seat(at);
     }
 
-    /// A client's op 3, 4, 8, 31 or 43, to go to Discord under the shard's budget.
-    pub fn on_command(&mut self, now: Instant, key: SeatKey, command: Command) -> Result<(), Refused> {
+    /// A client's op 3, 4, 8, 31 or 43, to go to Discord under the shard's budget. What is about guilds of other shards is left out.
+    pub fn on_command(&mut self, now: Instant, key: SeatKey, mut command: Command) -> Result<(), Refused> {
+        let UpstreamSettings { shard, shard_count, .. } = self.settings.upstream;
+        if !command.keep_guilds(|guild| guild.shard(shard_count) == shard) {
+            self.commands_misrouted += 1;
+            return Ok(());
+        }
         let pushed = self.commands.push(key.0, command, now);
         self.commands_refused += u64::from(pushed.is_err());
         pushed

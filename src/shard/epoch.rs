@@ -23,13 +23,11 @@ pub(super) const GUILDS_SILENCE_MAX: Duration = Duration::from_secs(2);
 /// Intent GUILDS: without it Discord sends no guilds after READY.
 pub(super) const INTENT_GUILDS: u64 = 1;
 
-/// A guild of READY, on its GUILD_CREATE.
+/// A guild of READY that clients have, on its GUILD_CREATE. What becomes of that depends on more than Discord's stream.
 pub(super) struct Awaited {
     guild: GuildId,
-    /// What clients know of it; `None` if it is not available to them.
+    /// What clients know of it; `None` while the state is on its way back.
     old: Option<Vec<u8>>,
-    /// What becomes of the GUILD_CREATE depends on more than Discord's stream.
-    pub decides: bool,
 }
 
 impl Shard {
@@ -46,7 +44,7 @@ impl Shard {
         }
         self.pending.clear();
         if self.guilds_come() {
-            self.pending.extend(self.cache.guilds());
+            self.pending.extend(self.cache.guilds().map(|it| (it, self.cache.is_available(it))));
         }
         self.guilds_due = Some(now + GUILDS_SILENCE_MAX);
         self.base = self.log.head();
@@ -88,9 +86,9 @@ impl Shard {
                 return;
             }
             self.guilds_due = None;
-            for guild in std::mem::take(&mut self.pending) {
+            for (guild, is_known) in std::mem::take(&mut self.pending) {
                 // It was there before Discord forgot the session, and now it does not come.
-                if self.cache.is_available(guild) {
+                if is_known {
                     self.insert_guild_delete(now, guild, true);
                 }
             }
@@ -105,35 +103,35 @@ impl Shard {
         }
     }
 
-    /// Called before the event changes anything: the guild of READY that it brings.
+    /// Called before the event changes anything: the guild of READY that it brings, if clients have it already.
     pub(super) fn awaited(&mut self, name: &[u8], data: &[u8]) -> Option<Awaited> {
         if !matches!(name, b"GUILD_CREATE" | b"GUILD_DELETE") {
             return None;
         }
         let Touch::Guild(guild) = self.cache.touches(name, data) else { return None };
-        if !self.pending.remove(&guild) || name == b"GUILD_DELETE" {
+        let is_known = self.pending.remove(&guild)?;
+        if !is_known || name == b"GUILD_DELETE" {
             return None;
         }
-        let (is_restoring, mut old) = (self.restoring.is_some(), None);
-        if !is_restoring && self.cache.is_available(guild) {
+        let old = self.restoring.is_none().then(|| {
             let mut form = Vec::new();
             self.cache.write_guild(guild, &mut form);
-            old = Some(form);
-        }
-        Some(Awaited { guild, decides: is_restoring || old.is_some(), old })
+            form
+        });
+        Some(Awaited { guild, old })
     }
 
-    /// Called when the event has changed the state. False: clients know the guild just like this.
+    /// Called when the event has changed the state. False: clients know the guild just like this. While the state is on its way back nobody can
+    /// say so, and clients are told as of one that has changed.
     pub(super) fn tell_difference(&mut self, now: Instant, awaited: &Awaited) -> bool {
-        let Some(old) = &awaited.old else { return true };
-        let mut new = Vec::new();
-        self.cache.write_guild(awaited.guild, &mut new);
-        if new == *old {
-            return false;
+        if let Some(old) = &awaited.old {
+            let mut new = Vec::new();
+            self.cache.write_guild(awaited.guild, &mut new);
+            if new == *old {
+                return false;
+            }
         }
-        if self.cache.is_available(awaited.guild) {
-            self.insert(now, &guild_delete(awaited.guild, true));
-        }
+        self.insert(now, &guild_delete(awaited.guild, true));
         true
     }
 
@@ -219,7 +217,7 @@ impl Shard {
             covered: self.log.covered(),
             as_of: self.ready_as_of,
             state_from: self.state_from,
-            pending: self.pending.iter().copied().collect(),
+            pending: self.pending.iter().map(|(guild, is_known)| (*guild, *is_known)).collect(),
             ready: &ready,
         }));
     }

@@ -26,11 +26,16 @@ pub struct Group {
     pressure: Pressure,
     /// Segments dropped for want of room before their time was over.
     dropped_early: u64,
+    /// `log().bytes()` of each shard as it was last looked at, and their sum: looking at all of them each turn would cost a cache
+    /// miss per shard.
+    counted: Vec<usize>,
+    held: usize,
 }
 
 impl Group {
     pub fn new(shards: Vec<Shard>, budget: LogBudget) -> Self {
-        Self { shards, budget, pressure: Pressure::None, dropped_early: 0 }
+        let counted = vec![0; shards.len()];
+        Self { shards, budget, pressure: Pressure::None, dropped_early: 0, counted, held: 0 }
     }
 
     /// The operator has another budget from now on.
@@ -75,22 +80,46 @@ impl Group {
                 shard.drop_oldest();
             }
         }
+        self.count_all();
     }
 
-    /// Brings the logs back within the budget's bytes. Once per turn: a sum over the shards when there is nothing to do.
+    /// Brings the logs back within the budget's bytes, whatever happened since.
+    pub fn trim_to_budget(&mut self) {
+        self.count_all();
+        self.trim();
+    }
+
+    /// The same once per turn, when only the logs of these shards, by place, have changed.
     ///
     /// With a store: when all that is left has not been handed over, the oldest segment is ended, to go in one of the next turns. The
     /// core counts a store that does not take them as lost.
-    pub fn trim_to_budget(&mut self) {
-        let mut held = self.log_bytes();
+    pub fn trim_changed(&mut self, changed: &[usize]) {
+        for &at in changed {
+            self.count(at);
+        }
+        self.trim();
+    }
+
+    fn count(&mut self, at: usize) {
+        let bytes = self.shards[at].log().bytes();
+        self.held = self.held - self.counted[at] + bytes;
+        self.counted[at] = bytes;
+    }
+
+    fn count_all(&mut self) {
+        for at in 0..self.shards.len() {
+            self.count(at);
+        }
+    }
+
+    fn trim(&mut self) {
         let allowed = self.allowed_bytes();
-        while held > allowed {
-            let oldest = self.shards.iter_mut().filter(|it| it.log().oldest_segment().is_some());
-            let Some(shard) = oldest.min_by_key(|it| it.log().oldest_segment()) else { return self.close_oldest() };
-            let before = shard.log().bytes();
-            shard.drop_oldest();
-            held -= before - shard.log().bytes();
-            self.dropped_early += u64::from(!shard.has_store());
+        while self.held > allowed {
+            let oldest = self.shards.iter().enumerate().filter_map(|(at, it)| Some((it.log().oldest_segment()?, at)));
+            let Some((_, at)) = oldest.min() else { return self.close_oldest() };
+            self.shards[at].drop_oldest();
+            self.dropped_early += u64::from(!self.shards[at].has_store());
+            self.count(at);
         }
     }
 

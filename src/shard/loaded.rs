@@ -81,7 +81,7 @@ mod tests {
 
     /// Answers for `range`, and holds as many dispatches from `first` on.
     fn sealed(range: std::ops::Range<u64>, first: u64, count: u64) -> Sealed {
-        let mut segment = Segment::new(first, 0);
+        let mut segment = Segment::new(first, 0, 0);
         (0..count).for_each(|_| segment.push(b"h", &[b"t"], Audience::Everyone));
         Sealed { first: range.start, end: range.end, bytes: segment.encode() }
     }

@@ -29,7 +29,7 @@ pub mod seat;
 mod segment;
 mod tally;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::cache::{Cache, CacheFlags, Shapes, Touch};
@@ -45,7 +45,7 @@ use journal::{Gates, Journal};
 use loaded::Loaded;
 use log::{Audience, Log};
 use report::{ShardReport, Wanted};
-use restoring::Restoring;
+use restoring::{IDENTIFY_HELD_MAX, Restoring};
 use seat::{Phase, Seat, SeatKey};
 use tally::Tally;
 
@@ -101,8 +101,8 @@ pub struct Shard {
     guilds_due: Option<Instant>,
     /// Memory is short: who identifies waits.
     holds_snapshots: bool,
-    /// Guilds of READY that have not come yet.
-    pending: BTreeSet<GuildId>,
+    /// Guilds of READY that have not come yet, and whether clients have them from before it.
+    pending: BTreeMap<GuildId, bool>,
     base: u64,
     /// With a store.
     journal: Option<Journal>,
@@ -125,6 +125,8 @@ pub struct Shard {
     loaded: Loaded,
     /// After a restart, until the state is back.
     restoring: Option<Restoring>,
+    /// An IDENTIFY is wanted and waits for the state: until then at most.
+    identify_at: Option<Instant>,
     /// A request that waits until the store knows whose it is.
     held: Option<Held>,
     actions: VecDeque<Action>,
@@ -135,6 +137,7 @@ pub struct Shard {
     lagging_closes: u64,
     cache_errors: u64,
     commands_refused: u64,
+    commands_misrouted: u64,
     known_gaps: u64,
     log_reads: u64,
     stopped_said: bool,
@@ -155,7 +158,7 @@ impl Shard {
             seeking_due: None,
             guilds_due: None,
             holds_snapshots: false,
-            pending: BTreeSet::new(),
+            pending: BTreeMap::new(),
             base: 0,
             journal: None,
             gates: Gates::default(),
@@ -170,6 +173,7 @@ impl Shard {
             last_mark: 0,
             loaded: Loaded::default(),
             restoring: None,
+            identify_at: None,
             held: None,
             actions: VecDeque::new(),
             events: Tally::default(),
@@ -179,6 +183,7 @@ impl Shard {
             lagging_closes: 0,
             cache_errors: 0,
             commands_refused: 0,
+            commands_misrouted: 0,
             known_gaps: 0,
             log_reads: 0,
             stopped_said: false,
@@ -302,7 +307,7 @@ impl Shard {
             self.keep(now, index, sequence, head, &[&payload[digits.end..]], audience);
         }
         // Whoever comes after us could decide otherwise: by another state, or knowing the request.
-        if route == Route::Stray || awaited.is_some_and(|it| it.decides) {
+        if route == Route::Stray || awaited.is_some() {
             self.gate_log(index);
         }
         self.tell_requests_done();
@@ -316,14 +321,14 @@ impl Shard {
 
     /// Applies one event to the state, after what clients must still be told of the state before it was written down.
     fn change_state(&mut self, now: Instant, name: &[u8], data: &[u8]) {
-        let touch = self.cache.touches(name, data);
-        if let Touch::Guild(guild) = touch {
+        let Some(told) = self.cache.read(name, data) else { return };
+        if let Touch::Guild(guild) = told.touch {
             self.before_change(guild);
             if self.journal.is_some() {
                 self.dirty.mark(guild, self.log.head(), self.log.appended(), now);
             }
         }
-        if touch != Touch::Nothing && self.cache.apply(name, data).is_err() {
+        if told.touch != Touch::Nothing && self.cache.apply_told(&told).is_err() {
             self.cache_errors += 1;
         }
     }
@@ -366,7 +371,8 @@ impl Shard {
     pub fn due(&self) -> Option<Instant> {
         let commands = if self.held.is_none() { self.commands.due() } else { None };
         let restoring = self.restoring.as_ref().and_then(Restoring::due);
-        [self.upstream.due(), commands, self.settling_due(), restoring, self.seeking_due].into_iter().flatten().min()
+        let own = [self.settling_due(), self.seeking_due, self.identify_at];
+        [self.upstream.due(), commands, restoring].into_iter().chain(own).flatten().min()
     }
 
     pub fn on_timeout(&mut self, now: Instant) {
@@ -384,8 +390,19 @@ impl Shard {
 
     /// The next thing to do; `None` when there is nothing at `now`.
     pub fn poll(&mut self, now: Instant) -> Option<Action> {
-        if let Some(action) = self.upstream.poll() {
+        if self
+            .identify_at
+            .take_if(|at| now >= *at || !self.restoring.as_ref().is_some_and(Restoring::is_under_way))
+            .is_some()
+        {
+            return Some(Action::IdentifyWanted);
+        }
+        while let Some(action) = self.upstream.poll() {
             return Some(match action {
+                UpstreamAction::IdentifyWanted if self.restoring.as_ref().is_some_and(Restoring::is_under_way) => {
+                    self.identify_at = Some(now + IDENTIFY_HELD_MAX);
+                    continue;
+                }
                 UpstreamAction::IdentifyWanted => Action::IdentifyWanted,
                 UpstreamAction::IdentifySent => Action::IdentifySent,
                 UpstreamAction::IdentifyReturned => Action::IdentifyReturned,
@@ -441,6 +458,7 @@ impl Shard {
             latency: self.upstream.latency(),
             latencies: self.latencies.clone(),
             events: self.events.list(),
+            dispatched_bytes: self.log.appended(),
             cache: self.cache.counts(),
             cache_bytes: self.cache.bytes(),
             cache_errors: self.cache_errors,
@@ -465,6 +483,7 @@ impl Shard {
             reconnects: counts.reconnects,
             commands_queued: self.commands.queued(),
             commands_refused: self.commands_refused,
+            commands_misrouted: self.commands_misrouted,
         }
     }
 }

@@ -60,8 +60,8 @@ pub(super) struct Epoch<'a> {
     pub as_of: u64,
     /// Checkpoints older than this belong to a state that was given up.
     pub state_from: u64,
-    /// Guilds of READY that Discord has not sent yet.
-    pub pending: Vec<GuildId>,
+    /// Guilds of READY that Discord has not sent yet, and whether clients have them from before it.
+    pub pending: Vec<(GuildId, bool)>,
     /// READY's `d`, as the cache writes it.
     pub ready: &'a [u8],
 }
@@ -172,7 +172,10 @@ impl<'a> Record<'a> {
                     put_u64(out, value);
                 }
                 put_u32(out, it.pending.len() as u32);
-                it.pending.iter().for_each(|guild| put_u64(out, guild.0));
+                for (guild, is_known) in &it.pending {
+                    put_u64(out, guild.0);
+                    out.push(u8::from(*is_known));
+                }
                 put_bytes(out, it.ready);
             }),
             Self::Dispatch(it) => {
@@ -226,12 +229,12 @@ pub(super) fn append_dispatch(
     });
 }
 
-fn read_guilds(fields: &mut Fields<'_>) -> Option<Vec<GuildId>> {
+fn read_guilds(fields: &mut Fields<'_>) -> Option<Vec<(GuildId, bool)>> {
     let count = fields.u32()? as usize;
     if count > PENDING_MAX {
         return None;
     }
-    (0..count).map(|_| fields.u64().map(GuildId)).collect()
+    (0..count).map(|_| Some((GuildId(fields.u64()?), flag(fields)?))).collect()
 }
 
 #[cfg(test)]
@@ -277,7 +280,7 @@ mod tests {
                 covered: 17,
                 as_of: 16,
                 state_from: 3,
-                pending: vec![GuildId(1), GuildId(u64::MAX)],
+                pending: vec![(GuildId(1), true), (GuildId(u64::MAX), false)],
                 ready: br#"{"v":10}"#,
             }),
             Record::Dispatch(dispatch(Audience::Everyone)),

@@ -4,7 +4,7 @@
 //! follows (`restoring`). What a record means was decided when it was written; here it is only taken in.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::journal::Journal;
@@ -32,7 +32,7 @@ struct Past {
     epoch: Option<StoredEpoch>,
     base: u64,
     sequence: u64,
-    pending: BTreeSet<GuildId>,
+    pending: BTreeMap<GuildId, bool>,
     floor: u64,
     seats: BTreeMap<u64, Seat>,
     requests: BTreeMap<u64, Asked>,
@@ -60,7 +60,7 @@ impl Past {
             epoch: None,
             base: 0,
             sequence: 0,
-            pending: BTreeSet::new(),
+            pending: BTreeMap::new(),
             floor: 0,
             seats: BTreeMap::new(),
             requests: BTreeMap::new(),

@@ -65,6 +65,8 @@ pub struct ShardReport {
     pub latencies: Latencies,
     /// Dispatches received, by event type.
     pub events: Vec<(String, u64)>,
+    /// Their bytes as the log keeps them, each once.
+    pub dispatched_bytes: u64,
     pub cache: CacheCounts,
     pub cache_bytes: CacheBytes,
     /// Dispatches that the cache could not read; they were passed on.
@@ -102,4 +104,5 @@ pub struct ShardReport {
     /// Client commands waiting for the 120/60 s budget, and refused because a queue was full.
     pub commands_queued: usize,
     pub commands_refused: u64,
+    pub commands_misrouted: u64,
 }

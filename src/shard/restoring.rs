@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Shard;
 use super::log::Dispatch;
@@ -16,6 +16,9 @@ use crate::wire::json;
 
 /// Bytes of log replayed before the core may do something else.
 const REPLAY_BYTES_MAX: usize = 256 * 1024;
+
+/// An IDENTIFY waits this long for the state: with it, clients that stay can be told what READY changes; without it their sessions end.
+pub(super) const IDENTIFY_HELD_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(super) struct Restoring {
@@ -42,6 +45,11 @@ impl Restoring {
 
     pub fn due(&self) -> Option<Instant> {
         self.due
+    }
+
+    /// Whether the state may still come back.
+    pub fn is_under_way(&self) -> bool {
+        !self.is_lost
     }
 
     /// Follows which guilds there are. `guild` is the one that the event creates or deletes.

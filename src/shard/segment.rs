@@ -9,6 +9,9 @@ use super::fields::{Fields, put_u32, put_u64};
 /// The stored form begins with this.
 const VERSION: u32 = 1;
 
+/// One part in so many of a finished segment may stay unused.
+const SLACK_PART: usize = 8;
+
 /// Who takes a dispatch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {
@@ -86,8 +89,9 @@ pub struct Segment {
 }
 
 impl Segment {
-    pub(super) fn new(first: u64, capacity: usize) -> Self {
-        Self { first, bytes: Vec::with_capacity(capacity), entries: Vec::new() }
+    /// Empty, with room for so many bytes and dispatches.
+    pub(super) fn new(first: u64, bytes: usize, entries: usize) -> Self {
+        Self { first, bytes: Vec::with_capacity(bytes), entries: Vec::with_capacity(entries) }
     }
 
     /// The lowest index.
@@ -98,6 +102,11 @@ impl Segment {
     /// The index behind the last dispatch.
     pub fn end(&self) -> u64 {
         self.first + self.entries.len() as u64
+    }
+
+    /// Dispatches in it, those for nobody included.
+    pub(super) fn entries(&self) -> usize {
+        self.entries.len()
     }
 
     /// Bytes of dispatches.
@@ -122,10 +131,14 @@ impl Segment {
         }
     }
 
-    /// A finished segment keeps no slack: it will be read, not written, for minutes.
+    /// A finished segment keeps little slack: it will be read, not written, for minutes. What is nearly full is not copied for the rest.
     pub(super) fn shrink(&mut self) {
-        self.bytes.shrink_to_fit();
-        self.entries.shrink_to_fit();
+        if self.bytes.capacity() - self.bytes.len() > self.bytes.capacity() / SLACK_PART {
+            self.bytes.shrink_to_fit();
+        }
+        if self.entries.capacity() - self.entries.len() > self.entries.capacity() / SLACK_PART {
+            self.entries.shrink_to_fit();
+        }
     }
 
     /// Bytes before the dispatch at `index`; all of them for one behind the last.
@@ -216,7 +229,7 @@ mod tests {
 
     #[test]
     fn an_event_is_found_in_its_parts() {
-        let mut segment = Segment::new(7, 0);
+        let mut segment = Segment::new(7, 0, 0);
         segment.push(br#"{"t":"A_B","s":"#, &[br#","op":0,"d":{"#, br#""x":1}}"#], Audience::Everyone);
         segment.push(b"", &[], Audience::Nobody);
         assert_eq!(segment.get(7).unwrap().event(), Some((&b"A_B"[..], &br#"{"x":1}"#[..])));
@@ -229,7 +242,7 @@ mod tests {
         fn what_was_stored_is_read_back(
             first in 0..u64::MAX / 2, parts in vec((vec(any::<u8>(), 0..9), vec(any::<u8>(), 0..9), audience()), 0..20),
         ) {
-            let mut segment = Segment::new(first, 0);
+            let mut segment = Segment::new(first, 0, 0);
             for (head, tail, audience) in &parts {
                 segment.push(head, &[tail], *audience);
             }
@@ -243,7 +256,7 @@ mod tests {
             parts in vec((vec(any::<u8>(), 0..9), vec(any::<u8>(), 0..9), audience()), 0..6),
             damage in vec((any::<prop::sample::Index>(), any::<u8>()), 0..4), cut in any::<prop::sample::Index>(),
         ) {
-            let mut segment = Segment::new(5, 0);
+            let mut segment = Segment::new(5, 0, 0);
             for (head, tail, audience) in &parts {
                 segment.push(head, &[tail], *audience);
             }

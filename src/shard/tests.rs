@@ -426,6 +426,30 @@ fn commands_of_a_client_that_stays_go_to_the_new_session() {
 }
 
 #[test]
+fn what_is_about_a_guild_of_another_shard_does_not_go_up() {
+    let now = start();
+    let mut shard = live(now, &[]);
+    let client = Client::identify(&mut shard);
+    let (ours, foreign) = (4_u64 << 22, 5_u64 << 22);
+    for d in [
+        format!(r#"{{"op":4,"d":{{"guild_id":"{foreign}","channel_id":null}}}}"#),
+        format!(r#"{{"op":4,"d":{{"guild_id":{foreign},"channel_id":null}}}}"#),
+        format!(r#"{{"op":8,"d":{{"guild_id":["{foreign}"],"query":"","limit":0}}}}"#),
+        format!(r#"{{"op":31,"d":{{"guild_ids":["{foreign}","{foreign}"]}}}}"#),
+        format!(r#"{{"op":43,"d":{{"guild_id":"{foreign}","fields":["status"]}}}}"#),
+    ] {
+        shard.on_command(now, client.key, command(&d)).unwrap();
+        assert_eq!(actions(&mut shard, now), [], "{d}");
+    }
+    assert_eq!(shard.report(now).commands_misrouted, 5);
+    let sounds = format!(r#"{{"op":31,"d":{{"guild_ids":["{foreign}","{ours}"]}}}}"#);
+    shard.on_command(now, client.key, command(&sounds)).unwrap();
+    let wanted = format!(r#"{{"op":31,"d":{{"guild_ids":["{ours}"]}}}}"#);
+    assert_eq!(actions(&mut shard, now), [Action::Send(wanted.into_bytes())]);
+    assert_eq!(shard.report(now).commands_misrouted, 5);
+}
+
+#[test]
 fn commands_wait_while_the_upstream_session_is_not_live() {
     let now = start();
     let mut shard = live(now, &[]);

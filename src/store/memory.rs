@@ -20,7 +20,8 @@ pub struct Faults {
     pub torn_bytes: usize,
     /// After this many more bytes the disk is full.
     pub bytes_left: Option<u64>,
-    pub reads_fail: bool,
+    /// After this many more reads every read fails.
+    pub reads_left: Option<u64>,
     pub syncs_fail: bool,
     pub removals_fail: bool,
 }
@@ -141,8 +142,10 @@ impl Disk for MemoryDisk {
 
     fn read_at(&mut self, name: Name, offset: u64, len: usize, into: &mut Vec<u8>) -> io::Result<()> {
         assert!(offset.is_multiple_of(BLOCK as u64) && len.is_multiple_of(BLOCK), "reads are whole blocks");
-        if self.faults.reads_fail {
-            return Err(broken("read"));
+        match &mut self.faults.reads_left {
+            Some(0) => return Err(broken("read")),
+            Some(left) => *left -= 1,
+            None => {}
         }
         into.clear();
         let bytes = &self.existing(name)?.bytes;

@@ -74,6 +74,27 @@ fn each_shard_gets_back_what_is_its_own() {
 }
 
 #[test]
+fn a_read_that_fails_while_the_store_is_opened_takes_nothing_with_it() {
+    let disk = small_store().into_disk();
+    let (_, wanted) = Store::open(disk.clone(), settings()).unwrap();
+    let mut failed = 0;
+    for reads in 0.. {
+        let disk = std::rc::Rc::new(std::cell::RefCell::new(disk.clone()));
+        disk.borrow_mut().faults.reads_left = Some(reads);
+        let opened = Store::open(disk.clone(), settings()).map(drop);
+        disk.borrow_mut().faults = Faults::default();
+        let (mut store, found) = Store::open(disk.take(), settings()).unwrap();
+        assert_eq!(found.shards, wanted.shards, "{reads} reads");
+        assert_eq!(restored(&mut store).0, [(2, StateBlob { guild: 77, as_of: 15, bytes: b"guild".to_vec() })]);
+        if opened.is_ok() {
+            break;
+        }
+        failed += 1;
+    }
+    assert!(failed > 3, "the identity, the log, both families: {failed}");
+}
+
+#[test]
 fn what_was_not_written_is_read_all_the_same() {
     let mut store = small_store();
     store.on_segment(ShardId(1), 20, 30, b"still in memory").unwrap();
@@ -236,7 +257,7 @@ fn an_error_fails_the_store_for_good_and_a_new_one_can_begin() {
 #[test]
 fn a_disk_that_cannot_be_read_is_an_error_and_no_panic() {
     let mut disk = small_store().into_disk();
-    disk.faults.reads_fail = true;
+    disk.faults.reads_left = Some(0);
     assert!(Store::open(disk, settings()).is_err());
     let mut disk = small_store().into_disk();
     disk.faults.syncs_fail = true;

@@ -85,7 +85,7 @@ impl Discord {
             connection: Connection::Dead,
             next_session: 1,
             next_channel: 1,
-            guilds: (0..GUILDS).map(|it| (1000 * (shard + 1) + it, Guild::default())).collect(),
+            guilds: (0..GUILDS).map(|it| (first_guild(shard) + it, Guild::default())).collect(),
             identifies: 0,
             sessions_taken: 1,
             is_resumable: false,
@@ -282,7 +282,7 @@ impl Discord {
     }
 
     fn join(&mut self) -> Vec<Out> {
-        let id = 1000 * (self.shard + 1) + 100 + self.next_channel;
+        let id = first_guild(self.shard) + 100 + self.next_channel;
         self.next_channel += 1;
         let guild = Guild::default();
         let mut created = guild_create(id, &guild);
@@ -299,6 +299,11 @@ impl Discord {
         session.buffer.push((session.sequence, payload.clone()));
         if self.connection == Connection::Live { vec![Out::Payload(payload)] } else { vec![] }
     }
+}
+
+/// `id >> 22` says whose a guild is.
+pub fn first_guild(shard: u64) -> u64 {
+    (shard << 22) + 1000
 }
 
 fn guild_create(id: u64, guild: &Guild) -> Value {

@@ -16,7 +16,7 @@ use shardgate::shard::{Action, ResumeRefused, Shard};
 use shardgate::wire::{CloseCode, ShardId};
 
 use crate::client::{Client, Mark};
-use crate::discord::{Discord, LastIdentify, Out};
+use crate::discord::{Discord, LastIdentify, Out, first_guild};
 use crate::process::{Process, Setup};
 use crate::sabotage::{Sabotage, Saboteur};
 use crate::storage::{Disk, FromStore};

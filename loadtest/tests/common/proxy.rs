@@ -219,6 +219,11 @@ impl Proxy {
         &self.environment
     }
 
+    /// How it has ended, if it has.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.process.exited()
+    }
+
     /// How it ends by itself.
     pub async fn ended(&mut self) -> ExitStatus {
         loop {

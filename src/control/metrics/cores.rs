@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::{Number, Page};
+use crate::control::loads;
 use crate::runtime::closes::Closes;
 use crate::runtime::delays::{DELAY_BUCKETS, Delays};
 use crate::runtime::mesh::{CloseReport, CoreReport};
@@ -18,6 +19,7 @@ pub(super) fn families(page: &mut Page, cores: &[CoreReport]) {
     for core in cores {
         page.line("shardgate_core_busy_seconds_total", &[("core", &core.core)], &core.busy.as_secs_f64());
     }
+    loads(page, cores);
     bytes(page, cores);
     delays(page, cores);
     closes(page, cores);
@@ -33,6 +35,33 @@ pub(super) fn families(page: &mut Page, cores: &[CoreReport]) {
             page.line(INFLIGHT, &[("core", &core.core)], &core.store_inflight_bytes);
         }
     }
+}
+
+/// By the estimate that shards are dealt out by: relayed dispatches, their bytes, and clients.
+fn loads(page: &mut Page, cores: &[CoreReport]) {
+    let loads = loads::by_core(cores);
+    let total: u64 = loads.iter().map(|(_, load, _)| load).sum();
+    let share = |load: u64| load as f64 / total.max(1) as f64;
+    const SHARE: &str = "shardgate_core_load_share";
+    page.family(
+        SHARE,
+        "gauge",
+        "The part of all shards' load that this core's shards are, since the start, as estimated.",
+    );
+    for (core, load, _) in &loads {
+        page.line(SHARE, &[("core", core)], &share(*load));
+    }
+    const LARGEST: &str = "shardgate_core_largest_shard_share";
+    page.family(LARGEST, "gauge", "The part of all shards' load that this core's costliest shard is.");
+    for (core, _, largest) in &loads {
+        page.line(LARGEST, &[("core", core)], &share(*largest));
+    }
+    let busiest = loads.iter().map(|(_, load, _)| share(*load)).fold(0.0, f64::max);
+    page.single(
+        "shardgate_core_imbalance_ratio",
+        "The load of the busiest core over the mean: 1 is even, the number of cores is all on one; 0 before the first event.",
+        &(busiest * loads.len() as f64),
+    );
 }
 
 /// On the wire as TCP carries it: compressed, and with TLS around it.

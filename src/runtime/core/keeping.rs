@@ -4,6 +4,7 @@
 //! enough or `BATCH_AGE` old. What is on its way is bounded: a disk that lags behind a burst (at a start all guilds of all shards come at once) slows
 //! Discord down by TCP, and one that writes nothing any more counts as lost.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use tracing::error;
@@ -29,6 +30,18 @@ pub const STANDSTILL_MAX: Duration = Duration::from_secs(5);
 const CHECKPOINT_INFLIGHT_MAX: usize = 8 << 20;
 /// Checkpoints in one batch, about.
 const CHECKPOINT_BYTES: usize = 1 << 20;
+
+/// Of the recovered state that much is taken back in one turn, so that Discord and clients do not wait for all of it. What waits is bounded
+/// by the storage thread.
+const RESTORE_TURN_BYTES: usize = 64 << 10;
+
+/// What a recovery brings for the shard at this place, in order.
+pub(super) enum Restored {
+    State(usize, StateBlob),
+    /// A checkpoint cannot be read any more.
+    Lost(usize),
+    Complete(usize),
+}
 
 /// Emptied batches that are kept for their buffers.
 const SPARE_MAX: usize = 4;
@@ -58,6 +71,8 @@ pub struct Keeping {
     due: Option<Instant>,
     /// Where the next round of checkpoints begins, so that each shard has its turn.
     checkpoint_at: usize,
+    /// Recovered state that has come and is yet to be taken back.
+    restored: VecDeque<Restored>,
     ending: Ending,
     report: Option<StoreReport>,
 }
@@ -73,6 +88,7 @@ impl Keeping {
             behind_since: None,
             due: None,
             checkpoint_at: 0,
+            restored: VecDeque::new(),
             ending: Ending::No,
             report: None,
         }
@@ -89,6 +105,14 @@ impl Keeping {
 
     pub fn set_report(&mut self, report: StoreReport) {
         self.report = Some(report);
+    }
+
+    pub(super) fn take_in(&mut self, restored: Restored) {
+        self.restored.push_back(restored);
+    }
+
+    pub(super) fn is_restoring(&self) -> bool {
+        !self.restored.is_empty()
     }
 
     /// False when there is no store that could take it.
@@ -241,19 +265,30 @@ impl<N: Net> Core<N> {
         self.run_actions(now, at);
     }
 
-    pub(super) fn on_store_state(&mut self, at: usize, blob: &StateBlob) {
-        self.group.shards[at].on_state(blob);
-        self.keeping.send(ToStore::StateTaken { bytes: blob.bytes.len() });
-    }
-
-    pub(super) fn on_store_state_lost(&mut self, now: Instant, at: usize) {
-        self.group.shards[at].on_state_lost(now);
-        self.run_actions(now, at);
-    }
-
-    pub(super) fn on_store_state_complete(&mut self, now: Instant, at: usize) {
-        self.group.shards[at].on_state_complete(now);
-        self.run_actions(now, at);
+    /// Once a turn: takes back some of the state that has come.
+    pub(super) fn restore_some(&mut self, now: Instant) {
+        let mut room = RESTORE_TURN_BYTES;
+        while room > 0
+            && let Some(restored) = self.keeping.restored.pop_front()
+        {
+            let at = match restored {
+                Restored::State(at, blob) => {
+                    room = room.saturating_sub(blob.bytes.len());
+                    self.group.shards[at].on_state(&blob);
+                    self.keeping.send(ToStore::StateTaken { bytes: blob.bytes.len() });
+                    continue;
+                }
+                Restored::Lost(at) => {
+                    self.group.shards[at].on_state_lost(now);
+                    at
+                }
+                Restored::Complete(at) => {
+                    self.group.shards[at].on_state_complete(now);
+                    at
+                }
+            };
+            self.run_actions(now, at);
+        }
     }
 
     pub(super) fn on_store_tail(&mut self, now: Instant, at: usize, tail: u64) {
@@ -281,6 +316,7 @@ impl<N: Net> Core<N> {
         }
         self.keeping.inflight_bytes = 0;
         self.keeping.due = None;
+        self.keeping.restored.clear();
         self.catch_up();
         for at in 0..self.group.shards.len() {
             self.group.shards[at].on_store_lost(now);

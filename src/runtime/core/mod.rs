@@ -13,6 +13,7 @@ mod seating;
 mod upstream;
 
 pub use self::keeping::Keeping;
+use self::keeping::Restored;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -177,8 +178,12 @@ impl<N: Net> Core<N> {
             self.on_shard_timeout(now, at);
         }
         loop {
-            let rest = self.timers.peek().map(|Reverse((due, _))| due.saturating_duration_since(clock::now()));
-            self.net.turn(if self.snapshots.are_due() { Some(Duration::ZERO) } else { rest })?;
+            let timeout = match self.timers.peek() {
+                _ if self.keeping.is_restoring() || self.snapshots.are_due() => Some(Duration::ZERO),
+                Some(Reverse((due, _))) => Some(due.saturating_duration_since(clock::now())),
+                None => None,
+            };
+            self.net.turn(timeout)?;
             let now = clock::now();
             self.snapshots.begin_turn();
             self.pump_snapshots(now);
@@ -186,6 +191,7 @@ impl<N: Net> Core<N> {
                 self.on_event(now, event);
             }
             self.run_timers(now);
+            self.restore_some(now);
             self.pump_dirty(now);
             self.run_actions_of_pumping(now);
             self.note_delay(now);
@@ -322,17 +328,17 @@ impl<N: Net> Core<N> {
             }
             ToCore::StoreState { shard, blob } => {
                 if let Some(at) = self.place_of(shard) {
-                    self.on_store_state(at, &blob);
+                    self.keeping.take_in(Restored::State(at, blob));
                 }
             }
             ToCore::StoreStateLost { shard } => {
                 if let Some(at) = self.place_of(shard) {
-                    self.on_store_state_lost(now, at);
+                    self.keeping.take_in(Restored::Lost(at));
                 }
             }
             ToCore::StoreStateComplete { shard } => {
                 if let Some(at) = self.place_of(shard) {
-                    self.on_store_state_complete(now, at);
+                    self.keeping.take_in(Restored::Complete(at));
                 }
             }
             ToCore::StoreTail { shard, tail } => {

@@ -125,7 +125,7 @@ fn core(now: Instant) -> (Core<Stage>, mpsc::Receiver<ToControl>) {
             shard_count: 1,
             limits: ClientLimits::default(),
         },
-        placement: Placement::new(0..1, 1),
+        placement: Placement::new(0..1, 1, |_| None),
         upstream_compression: Compression::None,
         allow_compression: true,
         clients_max: 4,

@@ -64,7 +64,7 @@ struct Bench {
 fn begin(folder: &Folder, try_direct: bool) -> io::Result<Bench> {
     let (sender, mail) = mpsc::channel();
     let core = CoreSender::new(sender, Arc::new(sys::eventfd()?));
-    let storage = start(&folder.0, try_direct, settings(), vec![core], Placement::new(0..2, 1))?;
+    let storage = start(&folder.0, try_direct, settings(), vec![core], Placement::new(0..2, 1, |_| None))?;
     Ok(Bench { storage, mail })
 }
 
@@ -250,6 +250,38 @@ fn a_disk_that_fails_is_told_and_the_end_comes_all_the_same() {
     bench.end();
     let left: Vec<_> = std::fs::read_dir(&folder.0).unwrap().map(|it| it.unwrap().file_name()).collect();
     assert_eq!(left, ["lock"], "what is stale is not recovered");
+}
+
+#[test]
+fn what_cannot_be_read_at_the_start_is_left_for_a_start_that_can() {
+    for try_direct in ways() {
+        let folder = Folder::new();
+        let bench = begin(&folder, try_direct).unwrap();
+        bench.write(batch(b"a session"));
+        bench.end();
+        let names = |folder: &Folder| {
+            let mut names: Vec<_> = std::fs::read_dir(&folder.0).unwrap().map(|it| it.unwrap().file_name()).collect();
+            names.sort_unstable();
+            names
+        };
+        let before = names(&folder);
+        let wal = before.iter().find(|it| it.to_string_lossy().starts_with("wal-")).unwrap();
+        let (wal, aside) = (folder.0.join(wal), folder.0.join("aside"));
+        std::fs::rename(&wal, &aside).unwrap();
+        // A file that cannot be read, whoever asks.
+        std::fs::create_dir(&wal).unwrap();
+        let bench = begin(&folder, try_direct).unwrap();
+        assert!(!bench.storage.opening.begun && bench.storage.opening.shards.is_empty());
+        let report = bench.await_mail(|it| if let ToCore::StoreReport(report) = it { Some(report) } else { None });
+        assert!(report.is_lost);
+        bench.end();
+        std::fs::remove_dir(&wal).unwrap();
+        std::fs::rename(&aside, &wal).unwrap();
+        assert_eq!(names(&folder), before);
+        let bench = begin(&folder, try_direct).unwrap();
+        assert_eq!(bench.storage.opening.shards[0].1.records, records(b"a session"));
+        bench.end();
+    }
 }
 
 #[test]

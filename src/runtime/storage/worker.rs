@@ -1,5 +1,6 @@
 //! The storage thread: takes what cores hand over, writes it, says so; reads what they ask for; hands recovered state back; keeps the disk in
-//! bounds. When the disk fails it says that, too, wipes what it can, and tries to begin anew.
+//! bounds. When the disk fails it says that, too, wipes what it can, and tries to begin anew. What could not be read at the start is not wiped:
+//! the next start may succeed, until this process has something better to put there and the disk can be read again.
 //!
 //! It decides nothing about formats (`store`) or shards. Everything that waits here is bounded by the cores (`INFLIGHT_BYTES_MAX` each) and,
 //! towards them, by `RESTORE_BYTES_MAX`.
@@ -55,13 +56,15 @@ enum End {
     /// All cores have ended, everything is written and sure.
     Stopped,
     Failed(io::Error),
+    /// What an earlier process left could not be read. The shards began without it, so it is out of use but not out of date: sessions that nobody
+    /// has touched.
+    Unread(io::Error),
 }
 
 impl Worker {
     /// Opens the store, says what was found, and serves until all cores have ended.
     pub fn run(mut self, mut files: Files, opened: impl FnOnce(Opening)) {
-        let settings = self.settings.clone();
-        let mut end = match Store::open(&mut files, settings) {
+        let mut end = match Store::open(&mut files, self.settings.clone()) {
             Ok((mut store, recovery)) => {
                 if let Some(line) = &recovery.dropped {
                     warn!("what is stored in data_dir does not fit and is dropped: {line}");
@@ -74,20 +77,27 @@ impl Worker {
             }
             Err(error) => {
                 opened(Opening { begun: false, shards: Vec::new() });
-                End::Failed(error)
+                End::Unread(error)
             }
         };
         loop {
             match end {
                 End::Stopped => return self.end(),
-                End::Failed(error) => {
-                    self.say_lost(&error);
+                End::Failed(ref error) => {
+                    self.say_lost(error, "is removed");
                     // What cannot be removed now is removed before anything new is written.
                     let _ = disk::wipe(&mut files);
-                    if !self.wait_lost() {
-                        return self.end();
-                    }
                 }
+                End::Unread(ref error) => self.say_lost(error, "is left alone until it can be read"),
+            }
+            if !self.wait_lost() {
+                return self.end();
+            }
+            if let End::Unread(_) = end
+                && let Err(error) = Store::open(&mut files, self.settings.clone())
+            {
+                end = End::Unread(error);
+                continue;
             }
             end = match Store::create(&mut files, self.settings.clone()) {
                 Ok(mut store) => {
@@ -233,12 +243,13 @@ impl Worker {
         store.sync()
     }
 
-    fn say_lost(&mut self, failure: &io::Error) {
+    /// `fate`: what becomes of the files.
+    fn say_lost(&mut self, failure: &io::Error, fate: &str) {
         self.report.errors += 1;
         self.report.is_lost = true;
         error!(
-            "data_dir cannot be used: {failure}. Sessions, log and state are kept in memory alone and do not survive a restart; the next \
-             attempt is in {RETRY_AFTER:?}"
+            "data_dir cannot be used: {failure}. Sessions, log and state are kept in memory alone and do not survive a restart; what is stored \
+             {fate}; the next attempt is in {RETRY_AFTER:?}"
         );
         self.tell_all(|| ToCore::StoreLost);
         self.reported = None;

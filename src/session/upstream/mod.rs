@@ -267,7 +267,7 @@ impl Upstream {
     }
 
     pub fn is_live(&self) -> bool {
-        self.state == State::Live
+        matches!(self.state, State::Live)
     }
 
     /// The fatal code that stopped this shard.

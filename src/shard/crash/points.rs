@@ -9,9 +9,11 @@ use crate::session::payload::{self, ClientPayload, Identify, Resume, Token};
 use crate::shard::epoch::GUILDS_SILENCE_MAX;
 use crate::shard::seat::{Pumped, SeatKey};
 use crate::shard::{Action, ResumeRefused, Shard};
+use crate::store::StateBlob;
 use crate::wire::{CloseCode, Compression, Deframer, Encoder, Message, Role};
 
 const READY: &str = r#"{"t":"READY","s":1,"op":0,"d":{"session_id":"a","resume_gateway_url":"ws://resume.invalid","user":{"id":"1"},"guilds":[{"id":"10"}]}}"#;
+const FORGOTTEN: &str = r#"{"t":null,"s":null,"op":9,"d":false}"#;
 const GUILD: &str = r#"{"t":"GUILD_CREATE","s":2,"op":0,"d":{"id":"10","unavailable":false,"name":"old"}}"#;
 
 /// A shard with a disk, live, with READY and one guild.
@@ -41,7 +43,7 @@ impl Point {
 
     /// Up to HELLO's answer. Returns where to, and what was sent.
     fn connect(&mut self) -> (String, String) {
-        self.now = self.now.max(self.shard.due().unwrap());
+        self.now = self.shard.due().map_or(self.now, |due| self.now.max(due));
         self.shard.on_timeout(self.now);
         self.shard.on_turn(self.now, self.now);
         let url =
@@ -55,6 +57,17 @@ impl Point {
 
     fn say(&mut self, payload: &str) {
         self.shard.on_payload(self.now, payload.as_bytes()).unwrap();
+    }
+
+    /// Discord forgets the session, and IDENTIFY is sent.
+    fn forget(&mut self) {
+        self.say(FORGOTTEN);
+        self.actions();
+        self.connect();
+    }
+
+    fn wants_to_identify(&mut self) -> bool {
+        std::iter::from_fn(|| self.shard.poll(self.now)).any(|it| it == Action::IdentifyWanted)
     }
 
     fn message(&mut self, s: u64) {
@@ -73,14 +86,23 @@ impl Point {
     }
 
     /// The process dies; what was not written is gone. The state comes back at once.
-    fn crash(mut self) -> Self {
-        // A generator that keeps nothing: the disk has just what was acknowledged.
+    fn crash(self) -> Self {
+        let (mut point, states) = self.crash_before_its_state();
+        point.restore(&states);
+        point
+    }
+
+    /// The process dies, and its state is yet to come back.
+    fn crash_before_its_state(mut self) -> (Self, Vec<StateBlob>) {
         self.disk.keep_written();
         let (recovered, states) = self.disk.recover();
         self.shard = Shard::restore(settings(), Shapes::default(), &recovered, 2, self.now);
+        (self, states)
+    }
+
+    fn restore(&mut self, states: &[StateBlob]) {
         states.iter().for_each(|it| self.shard.on_state(it));
         self.shard.on_state_complete(self.now);
-        self
     }
 
     fn identify(&mut self) -> Peer {
@@ -313,9 +335,7 @@ fn a_ready_that_the_disk_has_not_got_is_seen_by_nobody() {
     let mut peer = point.identify();
     point.write();
     peer.pump(&mut point);
-    point.say(r#"{"t":null,"s":null,"op":9,"d":false}"#);
-    point.actions();
-    point.connect();
+    point.forget();
     point.say(&READY.replace(r#"[{"id":"10"}]"#, "[]").replace(r#""a""#, r#""b""#));
     point.message(2);
     assert_eq!(peer.pump(&mut point), nothing());
@@ -329,9 +349,7 @@ fn a_ready_that_the_disk_has_not_got_is_seen_by_nobody() {
 #[test]
 fn a_crash_between_ready_and_the_guild_stream_waits_for_the_rest_of_it() {
     let mut point = Point::new();
-    point.say(r#"{"t":null,"s":null,"op":9,"d":false}"#);
-    point.actions();
-    point.connect();
+    point.forget();
     point.say(&READY.replace(r#""a""#, r#""b""#));
     point.write();
     let mut point = point.crash();
@@ -346,6 +364,97 @@ fn a_crash_between_ready_and_the_guild_stream_waits_for_the_rest_of_it() {
     point.shard.on_timeout(point.now + GUILDS_SILENCE_MAX);
     point.write();
     assert_eq!(peer.pump(&mut point), ["1 READY", "2 GUILD_CREATE"]);
+}
+
+#[test]
+fn a_guild_of_ready_that_comes_before_the_state_is_back_comes_behind_an_outage() {
+    let mut point = Point::new();
+    let mut peer = point.identify();
+    point.write();
+    peer.pump(&mut point);
+    let session = point.shard.session_id(peer.key).unwrap().to_owned();
+    point.forget();
+    point.say(&READY.replace(r#""a""#, r#""b""#));
+    point.write();
+    let (mut point, _) = point.crash_before_its_state();
+    point.connect();
+    let mut peer = point.resume(&session, 2).unwrap();
+    point.say(&GUILD.replace("old", "new"));
+    assert_eq!(peer.pump(&mut point), nothing());
+    point.write();
+    assert_eq!(peer.pump(&mut point), ["3 RESUMED", "4 GUILD_DELETE", "5 GUILD_CREATE"]);
+    // The process dies again: what was decided stays decided, and the state says the same.
+    let mut point = point.crash();
+    point.connect();
+    point.message(3);
+    let mut peer = point.resume(&session, 5).unwrap();
+    let mut other = point.identify();
+    point.say(r#"{"t":"RESUMED","s":4,"op":0,"d":{}}"#);
+    assert_eq!(peer.pump(&mut point), nothing(), "it is looked for, and noted");
+    point.write();
+    assert_eq!(peer.pump(&mut point), ["6 MESSAGE_CREATE", "7 RESUMED"]);
+    assert_eq!(other.pump(&mut point), ["1 READY", "2 GUILD_CREATE"]);
+}
+
+#[test]
+fn a_guild_of_ready_that_nobody_has_takes_one_number_whether_the_state_is_back_or_not() {
+    let mut point = Point::new();
+    let mut peer = point.identify();
+    point.write();
+    peer.pump(&mut point);
+    let session = point.shard.session_id(peer.key).unwrap().to_owned();
+    point.forget();
+    point.say(&READY.replace(r#""a""#, r#""b""#).replace(r#"[{"id":"10"}]"#, r#"[{"id":"10"},{"id":"11"}]"#));
+    point.write();
+    let joined = GUILD.replace(r#""10""#, r#""11""#);
+    point.say(&joined);
+    assert_eq!(peer.pump(&mut point), ["3 GUILD_CREATE"]);
+    let (mut point, _) = point.crash_before_its_state();
+    point.connect();
+    let mut peer = point.resume(&session, 3).unwrap();
+    point.say(&joined);
+    point.message(3);
+    peer.pump(&mut point);
+    point.write();
+    assert_eq!(peer.pump(&mut point), ["4 MESSAGE_CREATE", "5 RESUMED"]);
+}
+
+#[test]
+fn who_must_identify_after_a_crash_waits_for_the_state_so_that_clients_can_stay() {
+    let mut point = Point::new();
+    let mut peer = point.identify();
+    point.write();
+    peer.pump(&mut point);
+    let session = point.shard.session_id(peer.key).unwrap().to_owned();
+    let (mut point, states) = point.crash_before_its_state();
+    point.connect();
+    let mut peer = point.resume(&session, 2).unwrap();
+    point.write();
+    assert_eq!(peer.pump(&mut point), ["3 RESUMED"]);
+    point.say(FORGOTTEN);
+    point.now = point.shard.due().unwrap();
+    point.shard.on_timeout(point.now);
+    assert!(!point.wants_to_identify(), "the state is not back");
+    point.restore(&states);
+    assert!(point.wants_to_identify());
+    point.connect();
+    point.say(&READY.replace(r#""a""#, r#""b""#).replace(r#"[{"id":"10"}]"#, "[]"));
+    point.message(2);
+    point.write();
+    assert_eq!(peer.pump(&mut point), ["4 GUILD_DELETE", "5 MESSAGE_CREATE"]);
+}
+
+#[test]
+fn who_must_identify_does_not_wait_for_ever_for_the_state() {
+    let point = Point::new();
+    let (mut point, _) = point.crash_before_its_state();
+    point.connect();
+    point.say(FORGOTTEN);
+    point.now = point.shard.due().unwrap();
+    point.shard.on_timeout(point.now);
+    assert!(!point.wants_to_identify());
+    point.now = point.shard.due().unwrap();
+    assert!(point.wants_to_identify());
 }
 
 #[test]

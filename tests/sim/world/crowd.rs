@@ -149,7 +149,8 @@ impl World {
         let Some(key) = it.seat.filter(|_| it.has_snapshot()) else { return };
         it.requests += 1;
         let nonce = format!("client-{client}-{}", it.requests);
-        let payload = format!(r#"{{"op":8,"d":{{"guild_id":"100","query":"","limit":0,"nonce":"{nonce}"}}}}"#);
+        let guild = first_guild(shard as u64);
+        let payload = format!(r#"{{"op":8,"d":{{"guild_id":"{guild}","query":"","limit":0,"nonce":"{nonce}"}}}}"#);
         let Ok(ClientPayload::Command(command)) = payload::parse(payload.as_bytes()) else { panic!("{payload}") };
         // A full queue refuses; the runtime would close the client, here it just goes on.
         let _ = self.shard(shard).on_command(instant, key, command);

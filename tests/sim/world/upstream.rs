@@ -53,6 +53,11 @@ impl World {
         self.say(|| format!("shard {shard} gets {}", shown(payload)));
         let repeated = self.shard(shard).report(instant).repeated;
         let payload = altered.as_ref().map_or(payload, |it| it.as_bytes());
+        if value["t"] == "READY" {
+            let process = self.process.as_ref().expect("it lives");
+            let is_early = process.restoring[shard] && process.group.shards[shard].has_past();
+            assert!(!is_early, "IDENTIFY did not wait for the state, and clients cannot stay");
+        }
         self.shard(shard).on_payload(instant, payload).expect("Discord sends JSON");
         if self.shard(shard).report(instant).repeated > repeated {
             return;
@@ -85,10 +90,9 @@ impl World {
         self.discord[shard].is_resumable = true;
         let process = self.process.as_mut().expect("it lives");
         process.on_ready(shard);
-        let is_restoring = process.restoring[shard];
         process.restoring[shard] = false;
         for client in self.clients.iter_mut().filter(|it| it.shard == shard) {
-            client.may_lose |= client.is_doubtful || is_restoring;
+            client.may_lose |= client.is_doubtful;
             client.forget_chunks();
         }
     }
