@@ -95,7 +95,7 @@ fn each_mistake_is_one_line_with_key_found_and_wanted() {
         (&config(r#","shards":4,"shard_end":5"#), "CONFIG: shard_end: found 5, wanted an integer from 1 to 4"),
         (&config(r#","cache":{"users":"no"}"#), "CONFIG: cache.users: found \"no\", wanted true or false"),
         (&config(r#","cores":4095"#), "cores: found 4095, wanted at most "),
-        (&config(r#","egress_proxy":"socks5://x""#), "CONFIG: egress_proxy: found a string, wanted no such key"),
+        (&config(r#","egress_proxy":"socks5://x""#), "CONFIG: egress_proxy: found a string, wanted \"http://"),
     ] {
         for arguments in [&["--check"][..], &[]] {
             let line = refusal(arguments, &[("CONFIG", config)], 1);
