@@ -172,7 +172,7 @@ impl fmt::Display for EgressError {
                 match status {
                     407 => f.write_str(": it wants a user and a password, or others than `egress_proxy` has"),
                     403 | 405 => f.write_str(": it does not allow this host or port"),
-                    502 | 503 | 504 => f.write_str(": it cannot reach the host"),
+                    502..=504 => f.write_str(": it cannot reach the host"),
                     _ => Ok(()),
                 }
             }

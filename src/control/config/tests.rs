@@ -516,7 +516,7 @@ fn of_token_and_token_file_the_one_from_further_ahead_counts() {
     let folder = Folder::new("both");
     let path = folder.file("token", "of-file", 0o600);
     let token = |flags: &[FlagValue]| {
-        let json = format!(r#"{{"token":"of-config","intents":1}}"#);
+        let json = r#"{"token":"of-config","intents":1}"#.to_owned();
         let environment = Environment { config: Some(json), ..Environment::default() };
         load_with(None, &environment, flags).unwrap()
     };
