@@ -42,12 +42,12 @@ impl Manager {
         String::from_utf8(bytes[..len].to_vec()).unwrap()
     }
 
-    /// Hears until a line begins like this, and answers what came before.
+    /// Hears until a message begins like this, and answers what came before.
     async fn until(&self, start: &str) -> Vec<String> {
         let mut before = Vec::new();
         loop {
             let message = self.hear().await;
-            if message.lines().any(|line| line.starts_with(start)) {
+            if message.starts_with(start) {
                 return before;
             }
             before.push(message);
@@ -77,6 +77,9 @@ fn a_service_manager_hears_of_the_start_the_shards_and_the_end() {
             manager.until("STATUS=3 of 3 shards live").await;
             manager.until("WATCHDOG=1").await;
             manager.until("WATCHDOG=1").await;
+            proxy.process.signal(libc::SIGHUP);
+            manager.until("RELOADING=1\nMONOTONIC_USEC=").await;
+            manager.until("READY=1").await;
             order(&discord, "refuse?count=1000000", "").await;
             order(&discord, "drop?shard=1", "").await;
             manager.until("STATUS=2 of 3 shards live").await;

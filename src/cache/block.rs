@@ -92,7 +92,9 @@ impl Block {
         if new > old {
             self.bytes.resize(new, 0);
         }
-        self.bytes.copy_within(span.end..old, end);
+        if new != old {
+            self.bytes.copy_within(span.end..old, end);
+        }
         self.bytes.truncate(new);
         self.bytes[span.start..][..head.len()].copy_from_slice(head);
         self.bytes[span.start + head.len()..end].copy_from_slice(packed);

@@ -10,6 +10,7 @@ use super::Keep;
 use super::edit::{self, Entry};
 use super::guild::Guild;
 use super::kind::{self, Kind};
+use super::told::Told;
 use crate::wire::json::{self, Invalid};
 
 /// Keys that change without a CHANNEL_UPDATE. One that lacks them does not unset them.
@@ -23,19 +24,26 @@ const GUILD_MEDIA: u64 = 16;
 const PRIVATE_THREAD: u64 = 12;
 
 /// CHANNEL_CREATE and CHANNEL_UPDATE.
-pub fn put(guild: &mut Guild, d: &[u8]) -> Result<(), Invalid> {
-    let Some(id) = Kind::Channels.id_of(d)? else { return Ok(()) };
+pub fn put(guild: &mut Guild, told: &Told<'_>) -> Result<(), Invalid> {
+    let [id] = told.pick(["id"]);
+    let Some(id) = id.and_then(json::snowflake) else { return Ok(()) };
+    let new = told.pick(CARRIED);
+    let is_complete = |(name, new): (&str, Option<&[u8]>)| new.is_some() || guild.lacks_key(Kind::Channels, id, name);
+    if CARRIED.into_iter().zip(new).all(is_complete) {
+        guild.put_without(Kind::Channels, Some(id), told.d, &["guild_id"]);
+        return Ok(());
+    }
     let mut carried: Vec<Entry<'_>> = Vec::new();
     let old = guild.get(Kind::Channels, id);
     if let Some(old) = &old {
-        let (old, new) = (json::pick(old, CARRIED)?, json::pick(d, CARRIED)?);
+        let old = json::pick(old, CARRIED)?;
         for (at, name) in CARRIED.into_iter().enumerate() {
             if let (Some(old), None) = (old[at], new[at]) {
                 carried.push((name.as_bytes(), old));
             }
         }
     }
-    let channel = edit::edit(d, &["guild_id"], &carried)?;
+    let channel = edit::edit(told.d, &["guild_id"], &carried)?;
     guild.put(Kind::Channels, Some(id), &channel);
     Ok(())
 }

@@ -42,23 +42,34 @@ pub fn merge(old: &[u8], new: &[u8], drop: &[&str]) -> Result<Box<[u8]>, Invalid
 
 /// The members of `object` but those that `drop` names. A repeated key keeps its last value.
 pub fn entries<'a>(object: &'a [u8], drop: &[&str]) -> Result<Vec<Entry<'a>>, Invalid> {
+    let mut result = Ok(());
+    let members = json::members(object)?.map_while(|member| match member {
+        Ok(member) => Some((member.key, member.value)),
+        Err(invalid) => {
+            result = Err(invalid);
+            None
+        }
+    });
+    let entries = distinct(members, drop);
+    result.map(|()| entries)
+}
+
+/// The same of members found already.
+pub fn distinct<'a>(members: impl Iterator<Item = Entry<'a>>, drop: &[&str]) -> Vec<Entry<'a>> {
     let mut entries: Vec<Entry<'a>> = Vec::with_capacity(ENTRIES_USUAL);
     let mut seen = Seen::default();
-    for member in json::members(object)? {
-        let member = member?;
-        if names(drop, member.key) {
-            continue;
-        }
-        if seen.is_new(member.key) {
-            entries.push((member.key, member.value));
-            continue;
-        }
-        match entries.iter_mut().find(|(key, _)| json::same_key(key, member.key)) {
-            Some(entry) => entry.1 = member.value,
-            None => entries.push((member.key, member.value)),
+    for member in members.filter(|(key, _)| !names(drop, key)) {
+        let known = if seen.is_new(member.0) {
+            None
+        } else {
+            entries.iter_mut().find(|(key, _)| json::same_key(key, member.0))
+        };
+        match known {
+            Some(entry) => entry.1 = member.1,
+            None => entries.push(member),
         }
     }
-    Ok(entries)
+    entries
 }
 
 /// Members that Discord's objects rarely exceed.
@@ -144,7 +155,8 @@ fn find(set: &[Entry<'_>], key: &[u8], next: usize) -> Option<usize> {
     set.iter().position(|entry| json::same_key(entry.0, key))
 }
 
-fn names(list: &[&str], key: &[u8]) -> bool {
+/// Whether `key` is one of `list`.
+pub fn names(list: &[&str], key: &[u8]) -> bool {
     list.iter().any(|name| json::key_is(key, name))
 }
 

@@ -6,9 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::CacheFlags;
-use super::kind::{self, Kind};
-use crate::wire::GuildId;
-use crate::wire::json::{self, Invalid};
+use super::kind::Kind;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -93,16 +91,12 @@ impl Event {
         self.kinds().is_none_or(|kinds| kinds.iter().any(|kind| kind.is_kept(flags)))
     }
 
-    /// The guild that the event is about; `None` outside of guilds. Errs if `d` is not a whole object.
-    pub fn guild(self, d: &[u8]) -> Result<Option<GuildId>, Invalid> {
-        let name = match self {
-            Self::GuildCreate | Self::GuildUpdate | Self::GuildDelete => {
-                return Ok(kind::object_id(Some(d))?.map(GuildId));
-            }
+    /// The key whose value names the guild that the event is about.
+    pub fn guild_key(self) -> &'static str {
+        match self {
+            Self::GuildCreate | Self::GuildUpdate | Self::GuildDelete => "id",
             _ => "guild_id",
-        };
-        let [id] = json::pick(d, [name])?;
-        Ok(id.and_then(json::snowflake).map(GuildId))
+        }
     }
 
     /// The kinds that the event can change, `None` if it changes more than those.

@@ -14,6 +14,7 @@ use super::edit::{self, Entry};
 use super::kind::Kind;
 use super::pack::{self, Ids, Shapes, Style, scalar};
 use super::table::Table;
+use super::told::Told;
 use super::users::Users;
 use super::{CacheBytes, CacheCounts, Keep};
 use crate::wire::json::{self, Invalid};
@@ -32,8 +33,8 @@ pub struct Guild {
     counts_members: bool,
     /// Kinds whose array has a slot in the skeleton, a bit each.
     placed: u16,
-    /// Of the kinds that have elements.
-    tables: Vec<(Kind, Table)>,
+    /// Of the kinds that have elements. Which these are changes rarely, and each guild pays for the field.
+    tables: Box<[(Kind, Table)]>,
     ids: Ids,
     shapes: Shapes,
 }
@@ -52,12 +53,11 @@ type Elements<'a> = Vec<(Option<u64>, &'a [u8])>;
 
 impl Guild {
     /// Takes the `d` of a GUILD_CREATE apart, or says where it is broken.
-    pub fn read(d: &[u8], keep: &Keep, shapes: &Shapes) -> Result<Created, Invalid> {
-        let (mut id, mut unavailable) = (None, None);
+    pub fn read(told: &Told<'_>, keep: &Keep, shapes: &Shapes) -> Result<Created, Invalid> {
+        let mut unavailable = None;
         let mut arrays = Vec::new();
         let mut skeleton = vec![b'{'];
-        for member in json::members(d)? {
-            let member = member?;
+        for member in told.members() {
             if json::key_is(member.key, "unavailable") {
                 unavailable = Some(member.value);
                 edit::write_entry((member.key, b"false"), &mut skeleton);
@@ -66,13 +66,11 @@ impl Guild {
                 arrays.push((kind, elements(kind, member.value, keep)?));
                 edit::write_entry((member.key, place(kind, member.value, keep)), &mut skeleton);
             } else {
-                if json::key_is(member.key, "id") {
-                    id = json::snowflake(member.value);
-                }
                 edit::write_comma(&mut skeleton);
-                skeleton.extend_from_slice(&d[member.span]);
+                skeleton.extend_from_slice(&told.d[member.span.clone()]);
             }
         }
+        let id = told.guild.map(|id| id.0);
         if unavailable.is_none() {
             edit::write_entry((b"unavailable", b"false"), &mut skeleton);
         }
@@ -83,7 +81,7 @@ impl Guild {
             member_count: 0,
             counts_members: false,
             placed: 0,
-            tables: Vec::new(),
+            tables: Box::default(),
             ids: Ids::default(),
             shapes: shapes.clone(),
         };
@@ -161,6 +159,11 @@ impl Guild {
     ///
     /// For every kind but `Members`, whose changes `users` must hear of: see `put_member`.
     pub fn put(&mut self, kind: Kind, id: Option<u64>, text: &[u8]) -> bool {
+        self.put_without(kind, id, text, &[])
+    }
+
+    /// The same for `text` without the members that `drop` names.
+    pub fn put_without(&mut self, kind: Kind, id: Option<u64>, text: &[u8], drop: &[&str]) -> bool {
         if matches!(kind, Kind::Roles | Kind::Channels)
             && let Some(id) = id
         {
@@ -170,18 +173,32 @@ impl Guild {
         let at = match self.tables.iter().position(|(known, _)| *known == kind) {
             Some(at) => at,
             None => {
-                self.tables.reserve_exact(1);
-                self.tables.push((kind, Table::default()));
+                self.change_tables(|tables| {
+                    tables.reserve_exact(1);
+                    tables.push((kind, Table::default()));
+                });
                 self.tables.len() - 1
             }
         };
         let Self { tables, ids, shapes, .. } = self;
         let table = &mut tables[at].1;
-        shapes.pack(text, id.unwrap_or_default(), ids, style(kind), |packed| table.put(id, packed))
+        shapes.pack(text, drop, id.unwrap_or_default(), ids, style(kind), |packed| table.put(id, packed))
     }
 
-    pub fn put_member(&mut self, id: u64, text: &[u8], users: &mut Users) {
-        if self.put(Kind::Members, Some(id), text) {
+    /// Whether there is an element that has just these keys, in this order. `false` where that takes more than a look.
+    pub fn has_keys(&self, kind: Kind, id: u64, entries: &[Entry<'_>]) -> bool {
+        let packed = self.table(kind).and_then(|table| table.get(id));
+        packed.is_some_and(|packed| self.shapes.has_keys(packed, entries))
+    }
+
+    /// Whether there is no element, or one without the key. `false` where that takes more than a look.
+    pub fn lacks_key(&self, kind: Kind, id: u64, name: &str) -> bool {
+        let packed = self.table(kind).and_then(|table| table.get(id));
+        packed.is_none_or(|packed| self.shapes.lacks_key(packed, name))
+    }
+
+    pub fn put_member(&mut self, id: u64, text: &[u8], drop: &[&str], users: &mut Users) {
+        if self.put_without(Kind::Members, Some(id), text, drop) {
             users.add(id);
         }
     }
@@ -192,8 +209,7 @@ impl Guild {
         let table = &mut self.tables[at].1;
         let was_there = table.remove(id);
         if table.len() == 0 {
-            self.tables.remove(at);
-            self.tables.shrink_to_fit();
+            self.change_tables(|tables| drop(tables.remove(at)));
         }
         was_there
     }
@@ -246,7 +262,7 @@ impl Guild {
     /// This guild's share of the shard's counts, `users` apart.
     pub fn counts(&self) -> CacheCounts {
         let mut counts = CacheCounts { guilds: 1, bytes: self.skeleton.len() as u64, ..CacheCounts::default() };
-        for (kind, table) in &self.tables {
+        for (kind, table) in &*self.tables {
             counts.bytes += table.bytes() as u64;
             let len = table.len() as u64;
             match kind {
@@ -264,15 +280,21 @@ impl Guild {
 
     /// Adds what this guild holds.
     pub fn add_bytes(&self, bytes: &mut CacheBytes) {
-        let tables = self.tables.capacity() * size_of::<(Kind, Table)>();
+        let tables = size_of_val(&*self.tables);
         bytes.other += (size_of::<Self>() + self.skeleton.len() + tables + self.ids.heap_bytes()) as u64;
-        for (kind, table) in &self.tables {
+        for (kind, table) in &*self.tables {
             *kind.bytes_of(bytes) += table.heap_bytes() as u64;
         }
     }
 
     fn table(&self, kind: Kind) -> Option<&Table> {
         self.tables.iter().find(|(known, _)| *known == kind).map(|(_, table)| table)
+    }
+
+    fn change_tables(&mut self, change: impl FnOnce(&mut Vec<(Kind, Table)>)) {
+        let mut tables = std::mem::take(&mut self.tables).into_vec();
+        change(&mut tables);
+        self.tables = tables.into_boxed_slice();
     }
 
     fn write_array(&self, kind: Kind, out: &mut Vec<u8>) {
@@ -290,7 +312,10 @@ impl Guild {
     fn learn_ids(&mut self, arrays: &[(Kind, Elements<'_>)]) {
         let named = arrays.iter().filter(|(kind, _)| matches!(kind, Kind::Roles | Kind::Channels));
         let mut ids: Vec<u64> = named.flat_map(|(_, elements)| elements.iter().filter_map(|(id, _)| *id)).collect();
-        ids.push(self.id);
+        // Nobody names the guild where nothing is kept.
+        if arrays.iter().any(|(_, elements)| !elements.is_empty()) {
+            ids.push(self.id);
+        }
         self.ids.intern_all(ids);
     }
 
@@ -298,7 +323,7 @@ impl Guild {
         if kind == Kind::Members {
             self.remove_from(users);
         }
-        self.tables.retain(|(known, _)| *known != kind);
+        self.change_tables(|tables| tables.retain(|(known, _)| *known != kind));
         self.fill(kind, elements);
         if kind == Kind::Members {
             self.add_to(users);
@@ -364,7 +389,7 @@ impl Guild {
             }
         }
         slotted.push(b'}');
-        self.skeleton = self.shapes.pack(&slotted, self.id, &mut self.ids, Style::Long, |packed| packed.into());
+        self.skeleton = self.shapes.pack(&slotted, &[], self.id, &mut self.ids, Style::Long, |packed| packed.into());
         self.placed = placed;
         self.counts_members = member_count.is_some();
         self.member_count = member_count.unwrap_or_default();

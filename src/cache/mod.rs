@@ -29,6 +29,7 @@ mod rules;
 mod table;
 #[cfg(test)]
 mod tests;
+mod told;
 mod users;
 
 use std::collections::BTreeMap;
@@ -40,6 +41,7 @@ use guild::Guild;
 use kind::Kind;
 pub use pack::Shapes;
 use ready::Ready;
+pub use told::Told;
 use users::Users;
 
 /// Guilds of one shard. Discord refuses shards of more than 2,500; further guilds are not kept, their events still pass.
@@ -226,19 +228,25 @@ impl Cache {
         self.ready.is_some()
     }
 
-    /// What `apply` of this event may change, judged before it. An event type without cached state is told by its name alone.
+    /// Reads a dispatch for `apply_told`; `None` if it says nothing to the cache, which most types do by their name alone. What it `touches` is
+    /// judged by the state of this moment.
     ///
     /// `event_type` is the dispatch's `t` without quotes, `d` the raw JSON of its `d`.
-    pub fn touches(&self, event_type: &[u8], d: &[u8]) -> Touch {
-        let Some(event) = self.relevant(event_type) else { return Touch::Nothing };
-        if matches!(event, Event::Ready | Event::UserUpdate) {
-            return Touch::Ready;
-        }
+    pub fn read<'a>(&self, event_type: &[u8], d: &'a [u8]) -> Option<Told<'a>> {
+        let event = Event::of_type(event_type).filter(|event| event.matters(&self.keep.flags))?;
+        let mut told = Told::read(event, d);
         let is_own_rule = matches!(event, Event::GuildCreate | Event::GuildDelete);
-        match event.guild(d) {
-            Ok(Some(id)) if is_own_rule || matches!(self.guilds.get(&id), Some(Some(_))) => Touch::Guild(id),
-            _ => Touch::Nothing,
+        if let Some(id) = told.guild
+            && (is_own_rule || self.is_available(id))
+        {
+            told.touch = Touch::Guild(id);
         }
+        Some(told)
+    }
+
+    /// What `apply` of this event may change, judged before it.
+    pub fn touches(&self, event_type: &[u8], d: &[u8]) -> Touch {
+        self.read(event_type, d).map_or(Touch::Nothing, |told| told.touch)
     }
 
     /// Changes the state as the dispatch tells. An event that says nothing to the cache is `Ok`.
@@ -246,14 +254,23 @@ impl Cache {
     /// Errs if `d` is broken where it had to be read; then nothing has changed, or (in an event that brings several objects)
     /// only whole objects.
     pub fn apply(&mut self, event_type: &[u8], d: &[u8]) -> Result<(), Invalid> {
-        let Some(event) = self.relevant(event_type) else { return Ok(()) };
-        match event {
-            Event::Ready => self.on_ready(d),
-            Event::UserUpdate => self.ready.as_mut().map_or(Ok(()), |ready| ready.merge_user(d)),
-            Event::GuildCreate => self.on_guild_create(d),
-            Event::GuildDelete => self.on_guild_delete(d),
-            Event::MembersChunk => self.on_members_chunk(d),
-            _ => self.on_guild_event(event, d),
+        self.read(event_type, d).map_or(Ok(()), |told| self.apply_told(&told))
+    }
+
+    /// `apply` of what was `read`.
+    pub fn apply_told(&mut self, told: &Told<'_>) -> Result<(), Invalid> {
+        if let Some(invalid) = told.broken {
+            return Err(invalid);
+        }
+        match told.event {
+            Event::Ready => self.on_ready(told.d),
+            Event::UserUpdate => self.ready.as_mut().map_or(Ok(()), |ready| ready.merge_user(told.d)),
+            Event::GuildCreate => self.on_guild_create(told),
+            Event::GuildDelete => {
+                self.on_guild_delete(told);
+                Ok(())
+            }
+            _ => self.on_guild_event(told),
         }
     }
 
@@ -348,13 +365,9 @@ impl Cache {
         self.guilds.values().flatten().find_map(|guild| guild.get(kind, id))
     }
 
-    fn relevant(&self, event_type: &[u8]) -> Option<Event> {
-        Event::of_type(event_type).filter(|event| event.matters(&self.keep.flags))
-    }
-
     /// Replaces everything of the guild, or marks it unavailable if that is all the payload says.
-    fn on_guild_create(&mut self, d: &[u8]) -> Result<(), Invalid> {
-        let created = Guild::read(d, &self.keep, &self.shapes)?;
+    fn on_guild_create(&mut self, told: &Told<'_>) -> Result<(), Invalid> {
+        let created = Guild::read(told, &self.keep, &self.shapes)?;
         if let Some(id) = created.id {
             self.set_guild(GuildId(id), (!created.is_unavailable).then(|| Box::new(created.guild)));
         }
@@ -362,42 +375,22 @@ impl Cache {
     }
 
     /// An outage keeps the guild known. Old payloads carry a whole guild; only these two keys count.
-    fn on_guild_delete(&mut self, d: &[u8]) -> Result<(), Invalid> {
-        let [id, unavailable] = json::pick(d, ["id", "unavailable"])?;
-        let Some(id) = id.and_then(json::snowflake).map(GuildId) else { return Ok(()) };
-        if !self.guilds.contains_key(&id) {
-            return Ok(());
-        }
+    fn on_guild_delete(&mut self, told: &Told<'_>) {
+        let Some(id) = told.guild.filter(|id| self.guilds.contains_key(id)) else { return };
         self.set_guild(id, None);
+        let [unavailable] = told.pick(["unavailable"]);
         if unavailable != Some(b"true") {
             self.guilds.remove(&id);
             self.order.retain(|known| *known != id);
             self.counts.unavailable_guilds -= 1;
         }
-        Ok(())
-    }
-
-    fn on_guild_event(&mut self, event: Event, d: &[u8]) -> Result<(), Invalid> {
-        let id = event.guild(d)?;
-        self.change(id, |guild, keep, users| rules::apply(guild, event, d, keep, users))
-    }
-
-    /// A chunk is long: its guild and its arrays are found in one walk.
-    fn on_members_chunk(&mut self, d: &[u8]) -> Result<(), Invalid> {
-        let [id, members, presences] = json::pick(d, ["guild_id", "members", "presences"])?;
-        let id = id.and_then(json::snowflake).map(GuildId);
-        self.change(id, |guild, keep, users| people::on_members_chunk(guild, members, presences, keep, users))
     }
 
     /// An event for a guild that is unknown or unavailable passes the cache by.
-    fn change(
-        &mut self,
-        id: Option<GuildId>,
-        change: impl FnOnce(&mut Guild, &Keep, &mut Users) -> Result<(), Invalid>,
-    ) -> Result<(), Invalid> {
-        let Some(Some(guild)) = id.and_then(|id| self.guilds.get_mut(&id)) else { return Ok(()) };
+    fn on_guild_event(&mut self, told: &Told<'_>) -> Result<(), Invalid> {
+        let Some(Some(guild)) = told.guild.and_then(|id| self.guilds.get_mut(&id)) else { return Ok(()) };
         self.counts.subtract(&guild.counts());
-        let result = change(guild, &self.keep, &mut self.users);
+        let result = rules::apply(guild, told, &self.keep, &mut self.users);
         self.counts.add(&guild.counts());
         result
     }

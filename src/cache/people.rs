@@ -10,26 +10,30 @@ use super::channels::array;
 use super::edit::{self, Entry};
 use super::guild::Guild;
 use super::kind::{self, Kind};
+use super::told::Told;
 use super::users::Users;
 use crate::wire::json::{self, Invalid};
 
+/// In an event of a member, but not in GUILD_CREATE's.
+const NOT_IN_MEMBER: [&str; 1] = ["guild_id"];
+
 /// Who is stored already has been counted: Discord may send the same join twice.
-pub fn on_member_add(guild: &mut Guild, d: &[u8], keep: &Keep, users: &mut Users) -> Result<(), Invalid> {
-    let Some(id) = kind::user_id(d)? else { return Ok(()) };
-    let member = edit::edit(d, &["guild_id"], &[])?;
+pub fn on_member_add(guild: &mut Guild, told: &Told<'_>, keep: &Keep, users: &mut Users) -> Result<(), Invalid> {
+    let [user] = told.pick(["user"]);
+    let Some(id) = kind::object_id(user)? else { return Ok(()) };
     if !guild.contains(Kind::Members, id) {
         guild.change_member_count(|count| count.saturating_add(1));
     }
     if keep.member(Some(id)) {
-        guild.put_member(id, &member, users);
+        guild.put_member(id, told.d, &NOT_IN_MEMBER, users);
     }
     Ok(())
 }
 
-pub fn on_member_update(guild: &mut Guild, d: &[u8], keep: &Keep, users: &mut Users) -> Result<(), Invalid> {
-    let news = edit::entries(d, &["guild_id"])?;
+pub fn on_member_update(guild: &mut Guild, told: &Told<'_>, keep: &Keep, users: &mut Users) -> Result<(), Invalid> {
+    let news = told.entries(&NOT_IN_MEMBER);
     match kind::object_id(value(&news, "user"))? {
-        Some(id) => merge_member(guild, id, (d, &news), true, keep, users),
+        Some(id) => merge_member(guild, id, (told.d, &news), true, keep, users),
         None => Ok(()),
     }
 }
@@ -44,38 +48,35 @@ pub fn on_member_remove(guild: &mut Guild, d: &[u8], users: &mut Users) -> Resul
 }
 
 /// The answer to one client's request is news to the cache whoever asked. A broken element ends it; those before it stay.
-pub fn on_members_chunk(
-    guild: &mut Guild,
-    members: Option<&[u8]>,
-    presences: Option<&[u8]>,
-    keep: &Keep,
-    users: &mut Users,
-) -> Result<(), Invalid> {
+pub fn on_members_chunk(guild: &mut Guild, told: &Told<'_>, keep: &Keep, users: &mut Users) -> Result<(), Invalid> {
+    let [members, presences] = told.pick(["members", "presences"]);
     for member in array(members)? {
         let member = member?;
         if !json::is_object(member) {
             continue;
         }
-        let [user, guild_id] = json::pick(member, ["user", "guild_id"])?;
-        match kind::object_id(user)? {
-            Some(id) if !keep.member(Some(id)) => {}
-            Some(id) if guild_id.is_none() => guild.put_member(id, member, users),
-            Some(id) => guild.put_member(id, &edit::edit(member, &["guild_id"], &[])?, users),
-            None => {}
+        if let Some(id) = kind::user_id(member)?
+            && keep.member(Some(id))
+        {
+            guild.put_member(id, member, &NOT_IN_MEMBER, users);
         }
     }
     for presence in array(presences)? {
         let presence = presence?;
         if json::is_object(presence) {
-            on_presence(guild, presence, keep)?;
+            on_presence(guild, presence, json::pick(presence, ["user", "status"])?, keep)?;
         }
     }
     Ok(())
 }
 
-/// `presence` is stored, or removed if it is offline. A `user` with more than its id is news of the member too.
-pub fn on_presence(guild: &mut Guild, presence: &[u8], keep: &Keep) -> Result<(), Invalid> {
-    let [user, status] = json::pick(presence, ["user", "status"])?;
+/// `presence`, with these values in it, is stored, or removed if it is offline. A `user` with more than its id is news of the member too.
+pub fn on_presence(
+    guild: &mut Guild,
+    presence: &[u8],
+    [user, status]: [Option<&[u8]>; 2],
+    keep: &Keep,
+) -> Result<(), Invalid> {
     let Some((id, user)) = kind::object_id(user)?.zip(user) else { return Ok(()) };
     let news = edit::entries(user, &["id"])?;
     if !news.is_empty()
@@ -92,6 +93,10 @@ pub fn on_presence(guild: &mut Guild, presence: &[u8], keep: &Keep) -> Result<()
         guild.remove(Kind::Presences, id);
         return Ok(());
     }
+    if news.is_empty() {
+        guild.put_without(Kind::Presences, Some(id), presence, &["guild_id"]);
+        return Ok(());
+    }
     let extra: Vec<&str> = news.iter().filter_map(|(key, _)| std::str::from_utf8(key).ok()).collect();
     let user = edit::edit(user, &extra, &[])?;
     let presence = edit::edit(presence, &["guild_id"], &[(b"user", &user)])?;
@@ -100,19 +105,18 @@ pub fn on_presence(guild: &mut Guild, presence: &[u8], keep: &Keep) -> Result<()
 }
 
 /// Without a channel the user has left. The `member` inside is as good as a GUILD_MEMBER_UPDATE: Discord lists who is in voice.
-pub fn on_voice_state(guild: &mut Guild, d: &[u8], keep: &Keep, users: &mut Users) -> Result<(), Invalid> {
-    let [user, channel, member] = json::pick(d, ["user_id", "channel_id", "member"])?;
+pub fn on_voice_state(guild: &mut Guild, told: &Told<'_>, keep: &Keep, users: &mut Users) -> Result<(), Invalid> {
+    let [user, channel, member] = told.pick(["user_id", "channel_id", "member"]);
     let Some(id) = user.and_then(json::snowflake) else { return Ok(()) };
     let is_connected = channel.is_some_and(|channel| channel != b"null");
-    let state = edit::edit(d, &["guild_id", "member"], &[])?;
     if let Some(member) = member.filter(|it| json::is_object(it)) {
-        let news = edit::entries(member, &["guild_id"])?;
+        let news = edit::entries(member, &NOT_IN_MEMBER)?;
         merge_member(guild, id, (member, &news), is_connected, keep, users)?;
     }
     if !is_connected {
         guild.remove(Kind::VoiceStates, id);
     } else if keep.flags.voice_states {
-        guild.put(Kind::VoiceStates, Some(id), &state);
+        guild.put_without(Kind::VoiceStates, Some(id), told.d, &["guild_id", "member"]);
     }
     Ok(())
 }
@@ -165,15 +169,18 @@ fn merge_member(
     keep: &Keep,
     users: &mut Users,
 ) -> Result<(), Invalid> {
-    if let Some(old) = guild.get(Kind::Members, id) {
+    if guild.has_keys(Kind::Members, id, news) {
+        // It has a new value for every key that there was: nothing is left to merge with.
+        guild.put_member(id, member, &NOT_IN_MEMBER, users);
+    } else if let Some(old) = guild.get(Kind::Members, id) {
         let merged = edit::edit(&old, &[], news)?;
-        guild.put_member(id, &merged, users);
+        guild.put_member(id, &merged, &[], users);
     } else if may_insert
         && keep.member(Some(id))
         && ["joined_at", "roles", "deaf", "mute"].iter().all(|key| value(news, key).is_some())
         && kind::object_id(value(news, "user"))? == Some(id)
     {
-        guild.put_member(id, &edit::edit(member, &["guild_id"], &[])?, users);
+        guild.put_member(id, member, &NOT_IN_MEMBER, users);
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use super::Keep;
 use super::event::Event;
 use super::guild::Guild;
 use super::kind::Kind;
+use super::told::Told;
 use super::users::Users;
 use super::{channels, people};
 use crate::wire::json::{self, Invalid};
@@ -18,16 +19,19 @@ use crate::wire::json::{self, Invalid};
 /// A scheduled event whose `status` is completed or cancelled is no longer in GUILD_CREATE (unconfirmed).
 const SCHEDULED_EVENT_ENDED: [u64; 2] = [3, 4];
 
-/// Applies an event about `guild`. READY, USER_UPDATE, GUILD_CREATE, GUILD_DELETE and GUILD_MEMBERS_CHUNK are the cache's own.
-pub fn apply(guild: &mut Guild, event: Event, d: &[u8], keep: &Keep, users: &mut Users) -> Result<(), Invalid> {
-    match event {
-        Event::Ready | Event::UserUpdate | Event::GuildCreate | Event::GuildDelete | Event::MembersChunk => Ok(()),
+/// Applies an event about `guild`. READY, USER_UPDATE, GUILD_CREATE and GUILD_DELETE are the cache's own.
+///
+/// The frequent ones use the members that are found already; the others read `d` as they need it.
+pub fn apply(guild: &mut Guild, told: &Told<'_>, keep: &Keep, users: &mut Users) -> Result<(), Invalid> {
+    let d = told.d;
+    match told.event {
+        Event::Ready | Event::UserUpdate | Event::GuildCreate | Event::GuildDelete => Ok(()),
         Event::GuildUpdate => guild.update(d, keep, users),
         Event::GuildEmojisUpdate => replace(guild, Kind::Emojis, d, keep, users),
         Event::GuildStickersUpdate => replace(guild, Kind::Stickers, d, keep, users),
         Event::RolePut => put_role(guild, d),
         Event::RoleDelete => people::on_role_delete(guild, d),
-        Event::ChannelPut => channels::put(guild, d),
+        Event::ChannelPut => channels::put(guild, told),
         Event::ChannelDelete => channels::on_delete(guild, d),
         Event::ChannelPinsUpdate => channels::on_pins_update(guild, d),
         Event::VoiceChannelStatusUpdate => channels::on_status_update(guild, d),
@@ -37,11 +41,12 @@ pub fn apply(guild: &mut Guild, event: Event, d: &[u8], keep: &Keep, users: &mut
         Event::ThreadListSync => channels::on_thread_list_sync(guild, d),
         Event::ThreadMemberUpdate => channels::on_thread_member_update(guild, d),
         Event::ThreadMembersUpdate => channels::on_thread_members_update(guild, d, keep),
-        Event::MemberAdd => people::on_member_add(guild, d, keep, users),
-        Event::MemberUpdate => people::on_member_update(guild, d, keep, users),
+        Event::MemberAdd => people::on_member_add(guild, told, keep, users),
+        Event::MemberUpdate => people::on_member_update(guild, told, keep, users),
         Event::MemberRemove => people::on_member_remove(guild, d, users),
-        Event::PresenceUpdate => people::on_presence(guild, d, keep),
-        Event::VoiceStateUpdate => people::on_voice_state(guild, d, keep, users),
+        Event::MembersChunk => people::on_members_chunk(guild, told, keep, users),
+        Event::PresenceUpdate => people::on_presence(guild, d, told.pick(["user", "status"]), keep),
+        Event::VoiceStateUpdate => people::on_voice_state(guild, told, keep, users),
         Event::StageInstancePut => put(guild, Kind::StageInstances, d),
         Event::StageInstanceDelete => remove(guild, Kind::StageInstances, d),
         Event::ScheduledEventPut => put_scheduled_event(guild, d),

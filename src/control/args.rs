@@ -21,8 +21,8 @@ Usage: shardgate [OPTIONS]
 
 check explains the configuration: what is not the default and where it is from, what the machine lacks, what would be used. It opens no connection.
 health asks the proxy that runs here with this configuration whether every shard has a session; exit status 0 if so, else 1.
-help config lists the keys of the configuration.
 stats prints its totals of guilds, members, clients and events as JSON; exit status 0 if every shard is in them, else 1.
+help config lists the keys of the configuration.
 
 Options:
   --config PATH             Read the configuration from PATH; else from the environment variable CONFIG (a path, or
@@ -39,7 +39,8 @@ Options:
   --version, -V             Print the version
 
 Environment: CONFIG and SHARDGATE_<KEY> as above; TOKEN, the bot's token when the configuration has none; CREDENTIALS_DIRECTORY, systemd's, with a file token;
-LISTEN_PID and LISTEN_FDS, the sockets of a systemd socket unit; SSL_CERT_FILE, SSL_CERT_DIR. SIGHUP reads the configuration again.
+LISTEN_PID and LISTEN_FDS, the sockets of a systemd socket unit; SSL_CERT_FILE, SSL_CERT_DIR;
+NOTIFY_SOCKET and WATCHDOG_USEC, a service manager's. SIGHUP reads the configuration again; SIGUSR2 writes the totals to a file, and the log says where.
 Exit status: 0 stopped as asked, 1 refused to start or failed, 2 wrong arguments.
 ";
 

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod document;
+mod ordinal;
 mod readers;
 pub mod sources;
 pub mod table;
@@ -69,6 +70,9 @@ pub struct Config {
     pub shard_start: Option<u32>,
     /// Exclusive.
     pub shard_end: Option<u32>,
+    /// The number of this process among those that share the shards.
+    pub ordinal: Option<u32>,
+    pub shards_per_process: Option<u32>,
     /// `d` of op 3, `{{shard}}` not replaced yet.
     pub presence: Option<String>,
     pub validate_token: bool,
@@ -121,6 +125,8 @@ impl Default for Config {
             shards: None,
             shard_start: None,
             shard_end: None,
+            ordinal: None,
+            shards_per_process: None,
             presence: None,
             validate_token: true,
             twilight_http_proxy: None,
@@ -192,7 +198,11 @@ pub fn read(values: Values, environment: &Environment, unknown: Vec<Notice>) -> 
     }
     let (token, token_source) = token::find(&values, environment, &mut notices)?;
     config.token = token;
-    join(&values, &mut config, &mut notices)?;
+    join(&values, &mut config, &mut notices).map_err(|refusal| match unknown.first() {
+        // A key that is missing may be there under a wrong name.
+        Some(Notice::Warning(line)) => Refusal::of(format!("{refusal} ({line})")),
+        _ => refusal,
+    })?;
     notices.extend(unknown);
     let source = values.file.clone().unwrap_or_else(|| "no file: environment and flags".to_owned());
     Ok(Loaded { config, source, values, token_source, notices })
@@ -205,6 +215,7 @@ fn join(values: &Values, config: &mut Config, notices: &mut Vec<Notice>) -> Resu
         return Err(values.told("intents", Refusal::new("intents", "nothing", wanted)));
     }
     check_shards(values, config)?;
+    ordinal::join(values, config)?;
     let (presence, warnings) = presence::presence(values.get("activity"), values.get("status"))
         .map_err(|refusal| values.told("activity", refusal))?;
     config.presence = presence;

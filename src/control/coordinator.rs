@@ -215,7 +215,11 @@ impl<C: Core> Coordinator<C> {
                 self.successor = Some(successor);
                 return Some(End::TakenOver);
             }
-            ToControl::Reload => self.reload(true, now),
+            ToControl::Reload => {
+                self.helpers.service.on_reloading(clock::monotonic_us());
+                self.reload(true, now);
+                self.helpers.service.on_listening();
+            }
             ToControl::Stop => {
                 info!("stopping on a signal; a second one ends at once");
                 return Some(End::Stopped);

@@ -48,7 +48,7 @@ pub fn ask(args: &Args, environment: &Environment) -> ExitCode {
 
 /// Prints the totals, an object over several lines. Exit status 0 when every shard is in them.
 pub fn ask_stats(args: &Args, environment: &Environment) -> ExitCode {
-    let loaded = match config::load(args.config.as_deref(), environment) {
+    let loaded = match config::load_with(args.config.as_deref(), environment, &args.keys) {
         Ok(loaded) => loaded,
         Err(refusal) => return fail(&refusal.to_string()),
     };

@@ -321,14 +321,14 @@ impl Shard {
 
     /// Applies one event to the state, after what clients must still be told of the state before it was written down.
     fn change_state(&mut self, now: Instant, name: &[u8], data: &[u8]) {
-        let touch = self.cache.touches(name, data);
-        if let Touch::Guild(guild) = touch {
+        let Some(told) = self.cache.read(name, data) else { return };
+        if let Touch::Guild(guild) = told.touch {
             self.before_change(guild);
             if self.journal.is_some() {
                 self.dirty.mark(guild, self.log.head(), self.log.appended(), now);
             }
         }
-        if touch != Touch::Nothing && self.cache.apply(name, data).is_err() {
+        if told.touch != Touch::Nothing && self.cache.apply_told(&told).is_err() {
             self.cache_errors += 1;
         }
     }

@@ -170,7 +170,8 @@ impl fmt::Display for EgressError {
                     write!(f, " {reason}")?;
                 }
                 match status {
-                    407 => f.write_str(": it wants a user and a password, or others than `egress_proxy` has"),
+                    // tinyproxy says 401.
+                    401 | 407 => f.write_str(": it wants a user and a password, or others than `egress_proxy` has"),
                     403 | 405 => f.write_str(": it does not allow this host or port"),
                     502..=504 => f.write_str(": it cannot reach the host"),
                     _ => Ok(()),

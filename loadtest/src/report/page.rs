@@ -429,7 +429,7 @@ fn limits_section(report: &Report) -> String {
         row(title(setup), spread(report.spread(setup, "alone", Figure::Rss)), "MiB resident".to_owned());
     }
     let text = "A flood has no rate: the fake Discord sends whatever its clients take, with the proxy, the fake Discord and all clients on the same CPUs. What \
-                cannot be delivered at once waits, in the proxy's log and then at Discord; nothing is dropped.";
+                cannot be delivered at once waits, in the proxy's log and then at Discord; the table says what was lost.";
     let is_there =
         ["flood", "single", "idle", "alone-zlib"].iter().any(|it| report.cases.iter().any(|case| case.setup == *it));
     let parts = if is_there { [paragraph(text), table.html()] } else { [String::new(), String::new()] };

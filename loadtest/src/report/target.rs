@@ -84,7 +84,7 @@ pub fn targets(report: &Report) -> Vec<Target> {
     let multiples = report.rates.iter().filter_map(|rate| {
         let backends = ["bare-ring", "bare-epoll"].map(|it| report.multiple(it, *rate));
         let best = backends.into_iter().flatten().min_by(f64::total_cmp);
-        let what = format!("times the floor at {}, no cache, no compression", events(*rate));
+        let what = format!("times the floor at {}, the cheaper backend, no cache, no compression", events(*rate));
         best.map(|it| Target::at_most(what, FLOOR_MULTIPLE, "", Some(it)))
     });
     targets.extend(multiples);

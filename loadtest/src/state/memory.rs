@@ -2,7 +2,8 @@
 //!
 //! The same proxy with no guilds, with guilds and every cache flag off, with guilds that hold nobody but the bot, and with
 //! all; the last two again after every object was replaced once. What a guild costs is what the third has over the first, what
-//! a member costs (with its share of presences and voice states) what the fourth has over the third.
+//! a member costs (with its share of presences and voice states) what the fourth has over the third. Each has had traffic before it is
+//! measured: the decoders' windows belong to the connections, not to the guilds that came through them first.
 
 use std::io;
 use std::path::Path;
@@ -32,6 +33,10 @@ const KINDS: [(&str, Option<&str>); 9] = [
     ("ready", None),
     ("shapes", None),
 ];
+
+/// What every shard is sent before it is measured, so that the decoders' windows are full in each state alike: 16 events of 16 KiB.
+const WARMING_EVENTS: usize = 16;
+const WARMING_BYTES: usize = 16 * 1024;
 
 /// One state of the proxy.
 struct Measured {
@@ -95,12 +100,24 @@ async fn measure(
             fake.post("replace").await?;
         }
         caught_up(&fake, &mut proxy, 0).await?;
+        warm(&fake).await?;
+        caught_up(&fake, &mut proxy, 0).await?;
         let rss = settled_rss(options, &proxy).await?;
         *slot = Some(Measured { rss, metrics: pages::metrics(&proxy.url).await? });
     }
     proxy.process.stop().await;
     fake.process.stop().await;
     Ok(measured)
+}
+
+/// Lets bytes flow that no state keeps: a proxy's connections cost what they cost in use, with guilds and without.
+async fn warm(fake: &Fake) -> io::Result<()> {
+    for event in 0..WARMING_EVENTS {
+        let words: String =
+            (0..WARMING_BYTES / 8).map(|n| format!("{:07x} ", n * 2_654_435_761 * (event + 1) % (1 << 28))).collect();
+        fake.post_body("emit", &format!("{{\"t\":\"MESSAGE_CREATE\",\"d\":{{\"content\":\"{words}\"}}}}")).await?;
+    }
+    Ok(())
 }
 
 impl Figures {

@@ -18,6 +18,8 @@ const POLL: Duration = Duration::from_millis(250);
 const STANDSTILL: Duration = Duration::from_secs(60);
 /// The memory stands still while it does not change by more than this: the allocator gives back with a delay of some 10 s.
 const SETTLED_SHARE: f64 = 0.002;
+const TRIES: usize = 5;
+const TRY_PAUSE: Duration = Duration::from_secs(1);
 /// A memory that never settles counts as it is then.
 const SETTLING_MAX: Duration = Duration::from_secs(90);
 /// How long the log keeps what everybody has taken.
@@ -67,11 +69,11 @@ pub async fn caught_up(fake: &Fake, proxy: &mut Proxy, nth: usize) -> io::Result
             let log = crate::run::tail(&proxy.log);
             return Err(io::Error::other(format!("the proxy ended, {status}:\n{log}")));
         }
-        let stats = fake.stats().await?;
+        let stats = patiently(async || fake.stats().await).await?;
         let is_idle = stats["life_left"] == 0 && stats["answers_left"] == 0;
         let shards = stats["shards"].as_array().cloned().unwrap_or_default();
         let sent: Vec<Option<u64>> = shards.iter().map(|it| it["sessions"][nth]["seq"].as_u64()).collect();
-        let received = pages::metrics(&proxy.url).await?;
+        let received = patiently(async || pages::metrics(&proxy.url).await).await?;
         let has = |shard: usize| received.sum(&format!("gateway_shard_events{{shard=\"{shard}\",")) as u64;
         let had: Vec<u64> = (0..sent.len()).map(has).collect();
         if is_idle && sent.iter().zip(&had).all(|(sent, had)| sent.is_some_and(|it| it <= *had)) {
@@ -93,7 +95,8 @@ pub async fn settled_rss(options: &Options, proxy: &Proxy) -> io::Result<u64> {
     let (mut reference, mut still, mut waited) = (0_u64, Duration::ZERO, Duration::ZERO);
     loop {
         // The scrape also gives every core the occasion to hand memory back.
-        let log_dispatches = pages::metrics(&proxy.url).await?.sum("shardgate_log_dispatches");
+        let log_dispatches =
+            patiently(async || pages::metrics(&proxy.url).await).await?.sum("shardgate_log_dispatches");
         let rss = rss_bytes(proxy.process.pid);
         let is_still = rss.abs_diff(reference) as f64 <= reference as f64 * SETTLED_SHARE && log_dispatches == 0.0;
         if is_still {
@@ -107,6 +110,18 @@ pub async fn settled_rss(options: &Options, proxy: &Proxy) -> io::Result<u64> {
         waited += POLL;
         sleep(POLL).await;
     }
+}
+
+/// The answer, asked for again after an error: on a machine that has much else to do whoever is asked may give a page up, and half an hour of
+/// measuring should not end with it.
+async fn patiently<T>(mut ask: impl AsyncFnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 1..TRIES {
+        if let Ok(answer) = ask().await {
+            return Ok(answer);
+        }
+        sleep(TRY_PAUSE).await;
+    }
+    ask().await
 }
 
 /// What was measured where: processor, kernel, commit.

@@ -6,11 +6,14 @@
 
 #![forbid(unsafe_code)]
 
+use std::ops::Range;
+
 use super::hole::{Hole, Tag};
 use super::ids::Ids;
 use super::intern::Words;
 use super::scalar::{hex, number, put_leb, put_time};
 use super::shape::Shapes;
+use crate::cache::edit;
 use crate::wire::json;
 
 /// Members up to which a nested object lies in the shape of the one around it.
@@ -29,6 +32,10 @@ const SHARED: [&[u8]; 8] =
 /// What every encoding needs.
 pub struct Encoder<'a> {
     pub text: &'a [u8],
+    /// Members of the outermost object that are left out.
+    pub drop: &'a [&'a str],
+    /// Where they were found, commas included.
+    pub gaps: &'a mut Vec<Range<usize>>,
     pub shapes: &'a mut Shapes,
     pub words: &'a mut Words,
     pub ids: &'a mut Ids,
@@ -64,7 +71,14 @@ impl Encoder<'_> {
         let mut values_start = self.values.len();
         let mut members = 0;
         self.open(place)?;
-        while self.next_member(place, members, b'}')? {
+        loop {
+            let before = place.at;
+            if !self.next_member(place, members, b'}')? {
+                break;
+            }
+            if depth == 0 && self.drops_member(place, members, before)? {
+                continue;
+            }
             members += 1;
             self.member(place, depth)?;
             if members % self.run_max == 0 && self.text.get(place.at) == Some(&b',') {
@@ -108,6 +122,38 @@ impl Encoder<'_> {
             place.at += 1;
             self.skip_space(place);
         }
+        Some(true)
+    }
+
+    /// Leaves the next member out if it is to be dropped, and the comma between it and its neighbour. `before` is the end of the last.
+    fn drops_member(&mut self, place: &mut Place, members: usize, before: usize) -> Option<bool> {
+        if self.drop.is_empty() {
+            return Some(false);
+        }
+        let mut next = *place;
+        let (start, end) = self.string(&mut next)?;
+        if !edit::names(self.drop, &self.text[start..end]) {
+            return Some(false);
+        }
+        self.skip_space(&mut next);
+        if self.text.get(next.at) != Some(&b':') {
+            return None;
+        }
+        next.at += 1;
+        self.skip_space(&mut next);
+        next.at = json::skip_value(self.text, next.at).ok()?;
+        self.skip_space(&mut next);
+        let mut start = before;
+        if members == 0 {
+            start = place.at;
+            if self.text.get(next.at) == Some(&b',') {
+                next.at += 1;
+                self.skip_space(&mut next);
+            }
+        }
+        self.flush(place, start);
+        self.gaps.push(start..next.at);
+        *place = Place { at: next.at, copied: next.at };
         Some(true)
     }
 

@@ -66,6 +66,12 @@ pub fn is_reserved(byte: u8) -> bool {
     byte < 0x20 && !matches!(byte, b'\t' | b'\n' | b'\r')
 }
 
+/// Whether `text` holds such a byte. Looks at a stretch at a time without stopping, which the compiler makes many bytes at once of.
+pub fn has_reserved(text: &[u8]) -> bool {
+    const STRETCH: usize = 512;
+    text.chunks(STRETCH).any(|it| it.iter().fold(false, |found, &byte| found | is_reserved(byte)))
+}
+
 /// What stands in front of an array's element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -117,5 +123,9 @@ mod tests {
             }
         }
         assert!(!is_reserved(b'\n') && !is_reserved(b'{'));
+        let mut text = [b'\n'; 1200];
+        assert!(!has_reserved(&text));
+        text[1111] = 1;
+        assert!(has_reserved(&text));
     }
 }

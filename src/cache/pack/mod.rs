@@ -23,9 +23,12 @@ mod shape;
 mod tests;
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::rc::Rc;
 
 use memchr::memmem;
+
+use super::edit::{self, Entry};
 
 use decode::Decoder;
 use encode::Encoder;
@@ -54,13 +57,21 @@ struct Packer {
     shape: Vec<u8>,
     values: Vec<u8>,
     unpacked: Vec<u8>,
+    gaps: Vec<Range<usize>>,
 }
 
 impl Default for Packer {
     fn default() -> Self {
         let mut shapes = shape::Shapes::default();
         shapes.number(b""); // takes the number that stands for raw
-        Self { shapes, words: Words::default(), shape: Vec::new(), values: Vec::new(), unpacked: Vec::new() }
+        Self {
+            shapes,
+            words: Words::default(),
+            shape: Vec::new(),
+            values: Vec::new(),
+            unpacked: Vec::new(),
+            gaps: Vec::new(),
+        }
     }
 }
 
@@ -76,15 +87,27 @@ pub enum Style {
 }
 
 impl Shapes {
-    /// Gives the packed form of `text`, any bytes, to `take`. `key` is the id by which it will be stored; 0 if it has none.
-    pub fn pack<R>(&self, text: &[u8], key: u64, ids: &mut Ids, style: Style, take: impl FnOnce(&[u8]) -> R) -> R {
+    /// Gives the packed form of `text`, any bytes, to `take`; if it is an object, without the members that `drop` names. `key` is the id by
+    /// which it will be stored; 0 if it has none.
+    pub fn pack<R>(
+        &self,
+        text: &[u8],
+        drop: &[&str],
+        key: u64,
+        ids: &mut Ids,
+        style: Style,
+        take: impl FnOnce(&[u8]) -> R,
+    ) -> R {
         let mut packer = self.packer.borrow_mut();
-        let Packer { shapes, words, shape, values, unpacked } = &mut *packer;
+        let Packer { shapes, words, shape, values, unpacked, gaps } = &mut *packer;
         shape.clear();
         values.clear();
         unpacked.clear();
+        gaps.clear();
         let encoder = Encoder {
             text,
+            drop,
+            gaps,
             shapes,
             words,
             ids,
@@ -94,18 +117,43 @@ impl Shapes {
             shape,
             values,
         };
-        let is_clean = style == Style::Long || !text.iter().any(|&byte| is_reserved(byte));
+        let is_clean = style == Style::Long || !hole::has_reserved(text);
         if is_clean && encoder.run().is_some() {
             let decoder = Decoder { shapes, words, ids, key };
             decoder.object(&mut values.as_slice(), &mut write_slot, unpacked);
-            if unpacked == text && values.len() <= text.len() {
+            if is_without(unpacked, text, gaps) && values.len() <= text.len() {
                 return take(values);
             }
         }
         values.clear();
         values.push(RAW);
-        values.extend_from_slice(text);
+        if drop.is_empty() || edit::edit_into(text, drop, &[], values).is_err() {
+            values.extend_from_slice(text);
+        }
         take(values)
+    }
+
+    /// Whether the object has just these keys, in this order. `false` also for what is kept raw, or has a long or odd shape.
+    pub fn has_keys(&self, packed: &[u8], entries: &[Entry<'_>]) -> bool {
+        let packer = self.packer.borrow();
+        let mut rest = packer.shapes.keys(shape_of(packed));
+        if rest.is_empty() {
+            return false;
+        }
+        for (key, _) in entries {
+            match rest.strip_prefix(*key).and_then(|rest| rest.strip_prefix(b"\"")) {
+                Some(behind) => rest = behind,
+                None => return false,
+            }
+        }
+        rest.is_empty()
+    }
+
+    /// Whether the object has no such key. `false` also as above.
+    pub fn lacks_key(&self, packed: &[u8], name: &str) -> bool {
+        let packer = self.packer.borrow();
+        let keys = packer.shapes.keys(shape_of(packed));
+        !keys.is_empty() && !keys.split(|&byte| byte == b'"').any(|key| key == name.as_bytes())
     }
 
     /// Appends the text that was packed.
@@ -135,7 +183,8 @@ impl Shapes {
     /// Heap bytes of what is shared, divided by all handles, for the `handles` that one cache has.
     pub fn bytes_share(&self, handles: usize) -> u64 {
         let packer = self.packer.borrow();
-        let scratch = packer.shape.capacity() + packer.values.capacity() + packer.unpacked.capacity();
+        let gaps = packer.gaps.capacity() * size_of::<Range<usize>>();
+        let scratch = packer.shape.capacity() + packer.values.capacity() + packer.unpacked.capacity() + gaps;
         let bytes = packer.shapes.bytes() + packer.words.bytes() + scratch;
         (bytes * handles / Rc::strong_count(&self.packer)) as u64
     }
@@ -166,6 +215,24 @@ impl Needles {
     pub fn may_be_in(&self, packed: &[u8]) -> bool {
         self.0.iter().any(|needle| needle.find(packed).is_some())
     }
+}
+
+/// The number of the first shape; that of raw has no keys.
+fn shape_of(mut packed: &[u8]) -> u64 {
+    scalar::take_leb(&mut packed)
+}
+
+/// Whether `unpacked` is `text` without the gaps, which ascend.
+fn is_without(unpacked: &[u8], text: &[u8], gaps: &[Range<usize>]) -> bool {
+    let (mut rest, mut at) = (unpacked, 0);
+    for gap in gaps {
+        match rest.strip_prefix(&text[at..gap.start]) {
+            Some(behind) => rest = behind,
+            None => return false,
+        }
+        at = gap.end;
+    }
+    rest == &text[at..]
 }
 
 /// A slot in a text that is to be packed, in place of a value. `slot` is no control character.

@@ -7,6 +7,7 @@
 
 use super::hole::Hole;
 use super::intern::Interner;
+use crate::wire::json;
 
 /// Shapes of one core, and the bytes of them all. When full, an object of a new shape is kept raw.
 pub const SHAPES_MAX: usize = 16_384;
@@ -34,6 +35,9 @@ impl Piece {
 pub struct Shapes {
     texts: Interner,
     pieces: Vec<Box<[Piece]>>,
+    /// Of each shape, see `keys`.
+    keys: Vec<Box<[u8]>>,
+    /// Of pieces and keys.
     pieces_bytes: usize,
 }
 
@@ -47,9 +51,10 @@ impl Shapes {
         if is_full || text.len() > SHAPE_LEN_MAX {
             return None;
         }
-        let pieces = pieces(text);
-        self.pieces_bytes += size_of_val(&*pieces) + size_of::<Box<[Piece]>>();
+        let (pieces, keys) = (pieces(text), keys(text).unwrap_or_default());
+        self.pieces_bytes += size_of_val(&*pieces) + size_of::<Box<[Piece]>>() + keys.len() + size_of::<Box<[u8]>>();
         self.pieces.push(pieces);
+        self.keys.push(keys.into_boxed_slice());
         Some(self.texts.push(text))
     }
 
@@ -59,6 +64,12 @@ impl Shapes {
             Some(text) => (text, &self.pieces[number as usize]), // one for each text
             None => (&[], &[]),
         }
+    }
+
+    /// The keys of the object itself, in their order, a quote behind each. Empty if it goes on in another shape, if a key comes twice or has
+    /// escapes, and for a number that was never given.
+    pub fn keys(&self, number: u64) -> &[u8] {
+        usize::try_from(number).ok().and_then(|number| self.keys.get(number)).map_or(&[], |keys| keys)
     }
 
     pub fn len(&self) -> usize {
@@ -87,9 +98,61 @@ fn pieces(text: &[u8]) -> Box<[Piece]> {
     pieces.into_boxed_slice()
 }
 
+fn keys(text: &[u8]) -> Option<Vec<u8>> {
+    let mut keys: Vec<u8> = Vec::new();
+    let (mut at, mut depth, mut is_key) = (0, 0, false);
+    if text.first() != Some(&b'{') {
+        return None;
+    }
+    while let Some(&byte) = text.get(at) {
+        at += 1;
+        match byte {
+            b'"' => {
+                let end = json::string_end(text, at)?;
+                let key = &text[at..end];
+                at = end + 1;
+                if !std::mem::take(&mut is_key) {
+                    continue;
+                }
+                if key.contains(&b'\\') || keys.split(|&byte| byte == b'"').any(|known| known == key) {
+                    return None;
+                }
+                keys.extend_from_slice(key);
+                keys.push(b'"');
+            }
+            b'{' | b'[' => {
+                depth += 1;
+                is_key = depth == 1;
+            }
+            b'}' | b']' => depth -= 1,
+            b',' => is_key = depth == 1,
+            _ => match Hole::of_marker(byte) {
+                Some(Hole::More) => return None,
+                Some(Hole::Slot) => at += 1,
+                _ => {}
+            },
+        }
+    }
+    Some(keys)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shape_knows_its_keys_unless_they_are_odd() {
+        let mut shapes = Shapes::default();
+        let mut keys = |text: &[u8]| {
+            let number = shapes.number(text).unwrap();
+            String::from_utf8(shapes.keys(number.into()).to_vec()).unwrap()
+        };
+        assert_eq!(keys(b"{\"a\":\"\x01\",\"b\":{\"c\":[],\"d\":0},\"e\":\x12\x22,\"f\":\"g,\\\"\"}"), "a\"b\"e\"f\"");
+        for odd in ["{}", "{\"a\":1,\"a\":1}", "{\"\\u0061\":1}", "{\"a\":1\x13", ",\"a\":1}"] {
+            assert_eq!(keys(odd.as_bytes()), "", "{odd}");
+        }
+        assert_eq!(shapes.keys(1 << 40), b"");
+    }
 
     #[test]
     fn a_shape_is_cut_at_its_holes() {

@@ -9,7 +9,7 @@ use crate::cache::tests::fixture;
 const KEY: u64 = 700_000_000_000_000_001;
 
 fn packed(shapes: &Shapes, text: &[u8], key: u64, ids: &mut Ids, style: Style) -> Vec<u8> {
-    shapes.pack(text, key, ids, style, <[u8]>::to_vec)
+    shapes.pack(text, &[], key, ids, style, <[u8]>::to_vec)
 }
 
 fn unpacked(shapes: &Shapes, packed: &[u8], key: u64, ids: &Ids) -> Vec<u8> {
@@ -27,6 +27,45 @@ fn through(shapes: &Shapes, text: &str, ids: &mut Ids) -> usize {
         len = bytes.len();
     }
     len
+}
+
+#[test]
+fn members_are_left_out_wherever_they_stand() {
+    let (shapes, mut ids) = (Shapes::default(), Ids::default());
+    let value = format!("\"{KEY}\"");
+    let drop = ["a", "b"];
+    for text in [
+        r#"{"a":1,"x":VALUE,"y":[VALUE,{"a":2}]}"#,
+        r#"{"x":{"a":VALUE},"a":{"a":[1]},"y":VALUE}"#,
+        r#"{"x":VALUE,"y":null,"b":VALUE}"#,
+        r#"{"a":1,"b":2,"x":VALUE,"a":3,"y":VALUE,"\u0061":4}"#,
+        r#"{"a":1,"b":2}"#,
+        r#"{"x":"raw, since this is a control character: \u0001","a":1}"#,
+        "{\"x\":\"\u{1}\",\"a\":1}",
+    ] {
+        let text = text.replace("VALUE", &value);
+        let wanted = edit::edit(text.as_bytes(), &drop, &[]).unwrap();
+        let packed = shapes.pack(text.as_bytes(), &drop, KEY, &mut ids, Style::Element, <[u8]>::to_vec);
+        let unpacked = unpacked(&shapes, &packed, KEY, &ids);
+        assert_eq!(String::from_utf8_lossy(&unpacked), String::from_utf8_lossy(&wanted), "{text}");
+    }
+    // With gaps between its members, which an edit closes.
+    let packed = shapes.pack(br#"{ "a" : 1 , "x" : 2 }"#, &drop, KEY, &mut ids, Style::Element, <[u8]>::to_vec);
+    assert_eq!(unpacked(&shapes, &packed, KEY, &ids), br#"{ "x" : 2 }"#);
+}
+
+#[test]
+fn the_keys_of_what_is_packed_are_known() {
+    let (shapes, mut ids) = (Shapes::default(), Ids::default());
+    let packed = packed(&shapes, br#"{"a":"x","b":{"d":1},"c":null}"#, KEY, &mut ids, Style::Element);
+    let entries = |keys: &[&'static str]| keys.iter().map(|key| (key.as_bytes(), &b"1"[..])).collect::<Vec<_>>();
+    assert!(shapes.has_keys(&packed, &entries(&["a", "b", "c"])));
+    for other in [&["a", "b"][..], &["a", "c", "b"], &["a", "b", "c", "d"], &["a", "b", "cc"], &[]] {
+        assert!(!shapes.has_keys(&packed, &entries(other)), "{other:?}");
+    }
+    assert!(shapes.lacks_key(&packed, "d") && !shapes.lacks_key(&packed, "b"));
+    let raw = [RAW];
+    assert!(!shapes.has_keys(&raw, &[]) && !shapes.lacks_key(&raw, "a"));
 }
 
 fn is_raw(text: &str) -> bool {

@@ -385,6 +385,39 @@ fn was_announced(touch: Touch, before: &[(Option<GuildId>, String)], after: &[(O
     })
 }
 
+#[test]
+fn with_any_combination_of_flags_the_cache_is_the_model() {
+    for bits in 0..1_u16 << 11 {
+        let mut rng = Rng::with_seed(bits.into());
+        let on = |flag: u16| bits >> flag & 1 == 1;
+        let flags = CacheFlags {
+            channels: on(0),
+            presences: on(1),
+            emojis: on(2),
+            current_member: on(3),
+            members: on(4),
+            roles: on(5),
+            scheduled_events: on(6),
+            stage_instances: on(7),
+            stickers: on(8),
+            users: on(9),
+            voice_states: on(10),
+        };
+        assert_eq!(flags.bits(), bits);
+        let mut cache = Cache::new(flags, Shapes::default());
+        let mut model = Model { flags, user: Value::Null, guilds: Vec::new() };
+        let mut maker = Maker { rng: Rng::with_seed(rng.u64(..)), is_wide: false };
+        let guild = maker.guild("10".to_owned());
+        let mut events = vec![("READY", ready_value()), ("GUILD_CREATE", guild)];
+        events.extend((0..20).map(|_| maker.event()));
+        for (event, d) in events {
+            assert_eq!(cache.apply(event.as_bytes(), d.to_string().as_bytes()), Ok(()), "{flags:?} {event} {d}");
+            model.apply(event, &d);
+        }
+        compare(&cache, &model).unwrap_or_else(|error| panic!("{flags:?}: {error}"));
+    }
+}
+
 proptest! {
     #[test]
     fn the_cache_is_the_model(flags in flags(), events in events()) {

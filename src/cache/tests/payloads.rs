@@ -94,7 +94,7 @@ fn every_recorded_object_comes_back_from_the_packer() {
         objects(text.trim().as_bytes(), &mut found);
         for (id, object) in found {
             for style in [pack::Style::Element, pack::Style::WithIds, pack::Style::Long] {
-                let packed = shapes.pack(object, id, &mut ids, style, <[u8]>::to_vec);
+                let packed = shapes.pack(object, &[], id, &mut ids, style, <[u8]>::to_vec);
                 let mut out = Vec::new();
                 shapes.unpack(&packed, id, &ids, &mut out);
                 assert_eq!(out, object, "{} in {}", String::from_utf8_lossy(object), path.display());

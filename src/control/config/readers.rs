@@ -92,7 +92,7 @@ pub fn cores(found: &Found<'_>) -> Result<CoresWanted, Refusal> {
 
 /// It holds what clients were told and Discord's sessions, so nobody else may write there.
 pub fn data_dir(found: &Found<'_>, config: &mut Config, notices: &mut Vec<Notice>) -> Result<(), Refusal> {
-    const WANTED: &str = "a writable directory";
+    const WANTED: &str = "a directory that exists and can be written";
     let path = std::path::PathBuf::from(found.text(WANTED)?);
     let writable = rustix::fs::access(&path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
     if !path.is_dir() || writable.is_err() {

@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use super::readers;
 use super::{BackendWanted, Config, LogFormat, Notice};
+use super::{ordinal, readers};
 use crate::control::keys::{Found, Refusal};
 use crate::control::{address, presence};
 use crate::store::DISK_BYTES_MIN;
@@ -157,6 +157,30 @@ pub const SECTIONS: &[Section] = &[
                 shape: Integer { min: 1, max: SHARDS_MAX, set: |config, end| config.shard_end = Some(end as u32) },
                 otherwise: Unset("`shards`"),
                 meaning: "The shard after the last one that this process holds.",
+                ..KEY
+            },
+            Key {
+                name: "ordinal",
+                shape: Json {
+                    wanted: "an integer from 0, or a name that ends in one such as `shardgate-2`",
+                    read: |found, config, _| {
+                        config.ordinal = Some(ordinal::ordinal(found)?);
+                        Ok(())
+                    },
+                },
+                otherwise: Unset("none"),
+                meaning: "The number of this process, or the name of its pod: with `shards_per_process` and `shards` it stands for `shard_start` and `shard_end`.",
+                ..KEY
+            },
+            Key {
+                name: "shards_per_process",
+                shape: Integer {
+                    min: 1,
+                    max: SHARDS_MAX,
+                    set: |config, shards| config.shards_per_process = Some(shards as u32),
+                },
+                otherwise: Unset("none"),
+                meaning: "How many shards each process holds; the last one holds what is left.",
                 ..KEY
             },
             Key {

@@ -176,7 +176,10 @@ fn each_key_refuses_what_is_not_of_its_type_or_range() {
         (r#""cores":[1,1]"#, "cores: found a list, wanted a number of cores"),
         (r#""backend":"uring""#, "backend: found \"uring\", wanted one of \"auto\", \"io_uring\", \"epoll\""),
         (r#""upstream_compression":"gzip""#, "upstream_compression: found \"gzip\", wanted one of"),
-        (r#""data_dir":"does/not/exist""#, "data_dir: found \"does/not/exist\", wanted a writable directory"),
+        (
+            r#""data_dir":"does/not/exist""#,
+            "data_dir: found \"does/not/exist\", wanted a directory that exists and can be written",
+        ),
         (r#""disk_bytes":1000"#, "disk_bytes: found 1000, wanted an integer from 268435456"),
         (r#""log_bytes":1000"#, "log_bytes: found 1000, wanted an integer from 1048576"),
         (r#""log_seconds":0"#, "log_seconds: found 0, wanted an integer from 1"),
@@ -193,6 +196,9 @@ fn intents_are_required() {
     assert!(line.starts_with("intents: found nothing, wanted an integer"), "{line}");
     let line = read(&format!(r#"{{"token":"{TOKEN}","intents":"all"}}"#)).unwrap_err().to_string();
     assert!(line.starts_with("intents: found \"all\", wanted an integer"), "{line}");
+    let line = read(&format!(r#"{{"token":"{TOKEN}","intent":513}}"#)).unwrap_err().to_string();
+    let hint = "(unknown key `intent` is ignored; the nearest known key is `intents`)";
+    assert!(line.starts_with("intents: found nothing") && line.ends_with(hint), "{line}");
 }
 
 #[test]
@@ -414,7 +420,7 @@ fn a_refusal_names_the_place_the_value_is_from() {
         ("SHARDGATE_CACHE", "all", "SHARDGATE_CACHE: found \"all\", wanted an object"),
         ("SHARDGATE_ACTIVITY", r#"{"type":1}"#, "SHARDGATE_ACTIVITY.name: found nothing, wanted the text to show"),
         ("SHARDGATE_SHARD_START", "70000", "SHARDGATE_SHARD_START: found 70000, wanted an integer from 0 to 65536"),
-        ("SHARDGATE_EGRESS_PROXY", "http://u:hush@x", "SHARDGATE_EGRESS_PROXY: found a string, wanted no such key"),
+        ("SHARDGATE_EGRESS_PROXY", "http://u:hush@x", "SHARDGATE_EGRESS_PROXY: found a string, wanted \"http://"),
     ] {
         let told = line_of(&variables(&[("SHARDGATE_INTENTS", "1"), (name, text)]));
         assert!(told.starts_with(line), "{told}");

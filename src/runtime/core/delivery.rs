@@ -21,6 +21,8 @@ pub const STALL_MAX: Duration = Duration::from_secs(10);
 /// While memory is short one of so many slow clients, at least one, is closed each second.
 const LAGGARDS_PART: usize = 8;
 
+/// Bytes of a snapshot that are put into an outbox at once, and a part of a guild more. So much is held for each client that takes its time.
+const SNAPSHOT_BYTES_PER_FILL: usize = 128 * 1024;
 /// Bytes of snapshots written in one turn, the last fill of an outbox more; the other clients come in the next turns, in their order.
 const SNAPSHOT_BYTES_PER_TURN: usize = 512 * 1024;
 
@@ -102,6 +104,7 @@ impl<N: Net> Core<N> {
             }
             return Fate::Stays;
         }
+        let room = if is_in_snapshot { room.min(SNAPSHOT_BYTES_PER_FILL) } else { room };
         let (encoder, out) = client.encoder_and_out(&mut self.net, token);
         let pumped = self.group.shards[shard].pump(key, encoder, out, room);
         if is_in_snapshot {
