@@ -51,7 +51,7 @@ fn works(kind: Kind, credentials: Option<&'static str>, userinfo: &str) {
             let stats = stats(&discord).await;
             assert_eq!((&stats["identifies"], &stats["violations"]), (&2.into(), &json!({})), "{stats}");
             assert!(
-                !String::from_utf8_lossy(&relay.said.borrow()).contains("Bot "),
+                !String::from_utf8_lossy(&relay.said.borrow()).contains("Bot fake"),
                 "the token was shown to the proxy"
             );
             let log = proxy.log();

@@ -15,7 +15,7 @@ use crate::wire::GuildId;
 use crate::wire::json;
 
 /// Bytes of log replayed before the core may do something else.
-const REPLAY_BYTES_MAX: usize = 256 * 1024;
+const REPLAY_BYTES_MAX: usize = 64 * 1024;
 
 /// An IDENTIFY waits this long for the state: with it, clients that stay can be told what READY changes; without it their sessions end.
 pub(super) const IDENTIFY_HELD_MAX: Duration = Duration::from_secs(30);

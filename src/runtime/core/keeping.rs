@@ -283,6 +283,8 @@ impl<N: Net> Core<N> {
                     at
                 }
                 Restored::Complete(at) => {
+                    // It begins to replay its log with that.
+                    room = 0;
                     self.group.shards[at].on_state_complete(now);
                     at
                 }

@@ -42,6 +42,9 @@ use crate::wire::{CloseCode, Compression};
 
 /// How often blocked clients are looked at and logs are trimmed by age.
 const TICK: Duration = Duration::from_secs(1);
+/// Timeouts of shards handled in one turn; the others, still the earliest, come in the next, which does not sleep. A shard that replays its log
+/// after a restart asks to go on at once: with a hundred of them nothing would be read for a second.
+const SHARD_TIMEOUTS_PER_TURN: usize = 4;
 /// After our close frame the other side has this long to read what was sent.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -357,8 +360,9 @@ impl<N: Net> Core<N> {
     // ---- timers
 
     fn run_timers(&mut self, now: Instant) {
+        let mut shards = 0;
         while let Some(Reverse((due, timer))) = self.timers.peek().copied() {
-            if due > now {
+            if due > now || shards == SHARD_TIMEOUTS_PER_TURN {
                 return;
             }
             self.timers.pop();
@@ -370,6 +374,7 @@ impl<N: Net> Core<N> {
                 // An entry that an earlier one has overtaken is void: if it were to arm again, each would stay for ever.
                 Timer::Shard(at) if self.places[at].armed == Some(due) => {
                     self.places[at].armed = None;
+                    shards += 1;
                     self.on_shard_timeout(now, at);
                 }
                 Timer::Client(token) => self.with_client(token, |core, client| {
