@@ -21,7 +21,7 @@ const LOG_BYTES: usize = 16 << 20;
 const REPLAYED_MAX: usize = 1000;
 const REPLAYED_BYTES: usize = 8 << 20;
 /// The core takes a journal away at about this size.
-const BATCH_BYTES: usize = 128 << 10;
+const BATCH_BYTES: usize = 512 << 10;
 
 /// A live shard and its clients, READY taken.
 struct Stage {

@@ -105,6 +105,7 @@ impl<N: Net> Core<N> {
             return Fate::Stays;
         }
         let room = if is_in_snapshot { room.min(SNAPSHOT_BYTES_PER_FILL) } else { room };
+        self.touch(shard);
         let (encoder, out) = client.encoder_and_out(&mut self.net, token);
         let pumped = self.group.shards[shard].pump(key, encoder, out, room);
         if is_in_snapshot {

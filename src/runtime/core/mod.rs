@@ -79,6 +79,9 @@ struct Place {
     /// Its clients must be pumped before the turn ends.
     dirty: bool,
     armed: Option<Instant>,
+    /// It is in `Core::touched`; and the bytes of its journal as they are counted in `Keeping`.
+    touched: bool,
+    journaled: usize,
     /// The shard's status as the log was told it last.
     told: Option<Status>,
 }
@@ -94,6 +97,8 @@ pub struct Core<N: Net> {
     group: Group,
     places: Vec<Place>,
     dirty: Vec<usize>,
+    /// Shards that may have journaled something since the turn began, each once.
+    touched: Vec<usize>,
     /// Shards that want something since their clients were pumped.
     pumped: Vec<usize>,
     snapshots: delivery::Snapshots,
@@ -151,6 +156,7 @@ impl<N: Net> Core<N> {
             group: parts.group,
             places,
             dirty: Vec::new(),
+            touched: Vec::new(),
             pumped: Vec::new(),
             snapshots: delivery::Snapshots::default(),
             conns: Conns::default(),

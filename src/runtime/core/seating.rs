@@ -179,6 +179,7 @@ impl<N: Net> Core<N> {
         let client = peer.map(display);
         info!(shard = self.shared.placement.shard(self.index, seated.shard).0, session, client, ended, "client left");
         shard.leave(now, seated.key, ended);
+        self.touch(seated.shard);
     }
 
     pub(super) fn disconnect(&mut self, at: usize, key: SeatKey, code: CloseCode) {

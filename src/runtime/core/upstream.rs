@@ -125,6 +125,7 @@ impl<N: Net> Core<N> {
     }
 
     pub(super) fn mark_dirty(&mut self, at: usize) {
+        self.touch(at);
         if !self.places[at].dirty {
             self.places[at].dirty = true;
             self.dirty.push(at);

@@ -1,7 +1,7 @@
 //! What the core sends to the store, and what it does without one.
 
 use super::*;
-use crate::runtime::core::keeping::{INFLIGHT_BYTES_MAX, STANDSTILL_MAX};
+use crate::runtime::core::keeping::{BATCH_AGE, INFLIGHT_BYTES_MAX, STANDSTILL_MAX};
 use crate::runtime::storage::mail::{Batch, Mail, ToStore};
 use crate::runtime::storage::{FIRST_GENERATION, StoreSender};
 use crate::store::frame;
@@ -32,7 +32,7 @@ fn written(core: &mut Core<Stage>, now: Instant, mail: &mpsc::Receiver<Mail>) {
 fn settle(core: &mut Core<Stage>, mut now: Instant, mail: &mpsc::Receiver<Mail>) -> Instant {
     for _ in 0..10 {
         core.keep(now);
-        now += Duration::from_millis(10);
+        now += BATCH_AGE;
         core.run_timers(now);
         written(core, now, mail);
     }
@@ -56,7 +56,7 @@ fn events_wait_for_a_batch_and_no_client_waits_for_it() {
     }
     assert!(core.net.pending(token) > 300, "the client has them");
     assert!(batches(&mail).is_empty());
-    core.run_timers(now + Duration::from_millis(10));
+    core.run_timers(now + BATCH_AGE);
     let batches = batches(&mail);
     assert_eq!(batches.len(), 1);
     assert!(!batches[0].is_awaited);
