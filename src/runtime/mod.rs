@@ -91,7 +91,7 @@ pub fn start(
             Backend::Epoll => "epoll",
         },
     });
-    let dealt = listeners::deal(settings.listen, inherited, settings.cores.len())?;
+    let dealt = listeners::deal(settings.listen, inherited, settings.cores.len(), listeners::PORT_PATIENCE)?;
     let listeners = dealt.iter().flatten().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>()?;
     let listen = sys::bound_address(&listeners[0])?;
     let mut senders = Vec::new();
