@@ -167,7 +167,7 @@ impl<C: Core> Coordinator<C> {
 
     /// Serves the cores until a signal or a failure.
     pub fn serve(&mut self, mail: &mpsc::Receiver<ToControl>) -> End {
-        self.helpers.service.on_listening();
+        self.helpers.service.on_listening(clock::now());
         loop {
             let now = clock::now();
             self.poll(now);
@@ -218,7 +218,7 @@ impl<C: Core> Coordinator<C> {
             ToControl::Reload => {
                 self.helpers.service.on_reloading(clock::monotonic_us());
                 self.reload(true, now);
-                self.helpers.service.on_listening();
+                self.helpers.service.on_listening(now);
             }
             ToControl::Stop => {
                 info!("stopping on a signal; a second one ends at once");

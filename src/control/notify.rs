@@ -59,13 +59,14 @@ impl Notifier {
         self.way.is_some()
     }
 
-    /// Says these assignments, a line each. Lost when the manager's queue is full: what matters is said again.
-    pub fn say(&self, lines: &str) {
-        if let Some((socket, address)) = &self.way
-            && let Err(error) = socket.send_to_addr(lines.as_bytes(), address)
-        {
+    /// Says these assignments, a line each. False when they are lost, as when the manager's queue is full: what matters is said again.
+    pub fn say(&self, lines: &str) -> bool {
+        let Some((socket, address)) = &self.way else { return true };
+        let sent = socket.send_to_addr(lines.as_bytes(), address);
+        if let Err(error) = &sent {
             tracing::debug!(%error, "the service manager does not hear");
         }
+        sent.is_ok()
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Service {
     shards: usize,
     live: BTreeSet<ShardId>,
     status: String,
+    /// READY was lost on its way.
+    owes_ready: bool,
     status_due: Option<Instant>,
     round: Option<Round>,
     cores: usize,
@@ -46,13 +48,13 @@ impl Service {
             let every = time / ROUNDS;
             Round { due: now, every, silent: BTreeSet::new(), is_told: false }
         });
-        Self { notifier, shards, live: BTreeSet::new(), status: String::new(), status_due: None, round, cores }
+        Self { notifier, shards, live: BTreeSet::new(), status: String::new(), owes_ready: false, status_due: None, round, cores }
     }
 
     /// Clients can connect.
-    pub fn on_listening(&mut self) {
-        self.notifier.say("READY=1");
-        self.tell_status();
+    pub fn on_listening(&mut self, now: Instant) {
+        self.owes_ready = true;
+        self.tell(now);
     }
 
     /// The end begins.
@@ -89,7 +91,7 @@ impl Service {
     /// True: ask every core now (`ToCore::Turn`).
     pub fn on_timeout(&mut self, now: Instant) -> bool {
         if self.status_due.is_some_and(|due| now >= due) {
-            self.tell_status();
+            self.tell(now);
         }
         let Some(round) = self.round.as_mut().filter(|it| now >= it.due) else { return false };
         round.due = now + round.every;
@@ -104,13 +106,17 @@ impl Service {
         false
     }
 
-    fn tell_status(&mut self) {
-        self.status_due = None;
-        let status = format!("STATUS={} of {} shards live", self.live.len(), self.shards);
-        if status != self.status {
-            self.notifier.say(&status);
-            self.status = status;
+    /// What was lost on its way is said again with the next status.
+    fn tell(&mut self, now: Instant) {
+        if self.owes_ready {
+            self.owes_ready = !self.notifier.say("READY=1");
         }
+        let status = format!("STATUS={} of {} shards live", self.live.len(), self.shards);
+        if status != self.status && self.notifier.say(&status) {
+            self.status.clone_from(&status);
+        }
+        let is_told = !self.owes_ready && status == self.status;
+        self.status_due = (!is_told).then_some(now + STATUS_EVERY);
     }
 }
 
@@ -133,6 +139,12 @@ mod tests {
         manager.set_nonblocking(true).unwrap();
         let notifier = Notifier::new(Some(&format!("@{name}"))).unwrap();
         (Service::new(notifier, Some(WATCHDOG), 3, 2, now), manager)
+    }
+
+    /// Its name as in NOTIFY_SOCKET.
+    fn address(manager: &UnixDatagram) -> String {
+        let address = manager.local_addr().unwrap();
+        format!("@{}", String::from_utf8_lossy(address.as_abstract_name().unwrap()))
     }
 
     fn heard(manager: &UnixDatagram) -> Vec<String> {
@@ -178,7 +190,7 @@ mod tests {
     fn the_status_counts_live_shards_and_changes_once_a_second() {
         let now = Instant::now();
         let (mut service, manager) = service(now);
-        service.on_listening();
+        service.on_listening(now);
         assert_eq!(heard(&manager), ["READY=1", "STATUS=0 of 3 shards live"]);
         for shard in 0..3 {
             service.on_shard(ShardId(shard), true, now);
@@ -187,6 +199,21 @@ mod tests {
         assert!(heard(&manager).is_empty());
         service.on_timeout(now + STATUS_EVERY);
         assert_eq!(heard(&manager), ["STATUS=2 of 3 shards live"]);
+    }
+
+    #[test]
+    fn what_a_busy_manager_has_missed_is_said_again() {
+        let mut now = Instant::now();
+        let (mut service, manager) = service(now);
+        let filling = Notifier::new(Some(&address(&manager))).unwrap();
+        while filling.say("X=1") {}
+        service.on_listening(now);
+        assert!(heard(&manager).iter().all(|it| it == "X=1"));
+        now = service.due().unwrap();
+        service.on_timeout(now);
+        now += STATUS_EVERY;
+        service.on_timeout(now);
+        assert_eq!(heard(&manager), ["READY=1", "STATUS=0 of 3 shards live"]);
     }
 
     #[test]

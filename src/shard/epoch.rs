@@ -7,10 +7,11 @@
 //! state of the moment, so they are in the store before a client sees what follows them.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::log::Audience;
-use super::record::{Epoch, Record};
+use super::record::{Epoch, Known, Record};
 use super::seat::Phase;
 use super::{Action, Shard};
 use crate::cache::Touch;
@@ -37,14 +38,16 @@ impl Shard {
         let sequence = self.upstream.session().map_or(1, |it| it.sequence);
         let old_head = self.log.head();
         self.log.skip_to(self.reserved);
-        if self.cache.has_ready() && self.restoring.is_none() {
-            self.carry_over(now, data);
+        let known = if self.cache.has_ready() && self.restoring.is_none() {
+            self.carry_over(now, data)
         } else {
             self.start_over(data);
-        }
+            BTreeMap::new()
+        };
         self.pending.clear();
         if self.guilds_come() {
-            self.pending.extend(self.cache.guilds().map(|it| (it, self.cache.is_available(it))));
+            let listed = self.cache.guilds();
+            self.pending.extend(listed.map(|it| (it, known.get(&it).copied().unwrap_or(Known::Nothing))));
         }
         self.guilds_due = Some(now + GUILDS_SILENCE_MAX);
         self.base = self.log.head();
@@ -86,11 +89,15 @@ impl Shard {
                 return;
             }
             self.guilds_due = None;
-            for (guild, is_known) in std::mem::take(&mut self.pending) {
+            let pending = std::mem::take(&mut self.pending);
+            let some_are_new = pending.values().any(|it| *it == Known::Nothing);
+            for (guild, _) in pending.into_iter().filter(|it| it.1 == Known::Whole) {
                 // It was there before Discord forgot the session, and now it does not come.
-                if is_known {
-                    self.insert_guild_delete(now, guild, true);
-                }
+                self.insert_guild_delete(now, guild, true);
+            }
+            if some_are_new && self.beginning.is_none() {
+                // Whoever identifies from now on knows of them.
+                self.write_epoch();
             }
         }
         if !self.is_settled() || self.holds_snapshots {
@@ -109,8 +116,8 @@ impl Shard {
             return None;
         }
         let Touch::Guild(guild) = self.cache.touches(name, data) else { return None };
-        let is_known = self.pending.remove(&guild)?;
-        if !is_known || name == b"GUILD_DELETE" {
+        let known = self.pending.remove(&guild)?;
+        if known != Known::Whole || name == b"GUILD_DELETE" {
             return None;
         }
         let old = self.restoring.is_none().then(|| {
@@ -167,13 +174,30 @@ impl Shard {
         self.floor = self.state_from;
     }
 
-    /// Clients keep what they know: they are told what has gone, and later what has changed.
-    fn carry_over(&mut self, now: Instant, data: &[u8]) {
+    /// Clients keep what they know, which is returned: they are told what has gone, and later what has changed.
+    fn carry_over(&mut self, now: Instant, data: &[u8]) -> BTreeMap<GuildId, Known> {
         self.known_gaps += 1;
+        let known = self.known();
         match self.cache.replace_ready(data) {
-            Ok(gone) => gone.into_iter().for_each(|guild| self.insert_guild_delete(now, guild, false)),
+            Ok(gone) => {
+                for guild in gone {
+                    if known.len() < usize::MAX {
+                        self.insert_guild_delete(now, guild, false);
+                    } else {
+                        // Only the READY before this one named it: clients have never heard of it.
+                        self.change_state(now, b"GUILD_DELETE", guild_delete(guild, false).as_bytes());
+                    }
+                }
+            }
             Err(_) => self.cache_errors += 1,
         }
+        known
+    }
+
+    /// The guilds that clients have heard of.
+    fn known(&self) -> BTreeMap<GuildId, Known> {
+        let heard_of = self.cache.guilds().filter(|it| self.pending.get(it) != Some(&Known::Nothing));
+        heard_of.map(|it| (it, if self.cache.is_available(it) { Known::Whole } else { Known::Outage })).collect()
     }
 
     /// A GUILD_DELETE of ours: in the state and for every client.

@@ -44,6 +44,7 @@ use durable::Held;
 use journal::{Gates, Journal};
 use loaded::Loaded;
 use log::{Audience, Log};
+use record::Known;
 use report::{ShardReport, Wanted};
 use restoring::{IDENTIFY_HELD_MAX, Restoring};
 use seat::{Phase, Seat, SeatKey};
@@ -101,8 +102,8 @@ pub struct Shard {
     guilds_due: Option<Instant>,
     /// Memory is short: who identifies waits.
     holds_snapshots: bool,
-    /// Guilds of READY that have not come yet, and whether clients have them from before it.
-    pending: BTreeMap<GuildId, bool>,
+    /// Guilds of READY that have not come yet.
+    pending: BTreeMap<GuildId, Known>,
     base: u64,
     /// With a store.
     journal: Option<Journal>,

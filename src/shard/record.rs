@@ -60,10 +60,19 @@ pub(super) struct Epoch<'a> {
     pub as_of: u64,
     /// Checkpoints older than this belong to a state that was given up.
     pub state_from: u64,
-    /// Guilds of READY that Discord has not sent yet, and whether clients have them from before it.
-    pub pending: Vec<(GuildId, bool)>,
+    /// Guilds of READY that Discord has not sent yet.
+    pub pending: Vec<(GuildId, Known)>,
     /// READY's `d`, as the cache writes it.
     pub ready: &'a [u8],
+}
+
+/// What clients know, from before READY, of a guild in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    Nothing = 0,
+    /// That it is there, but not available.
+    Outage = 1,
+    Whole = 2,
 }
 
 /// A dispatch as the log has it.
@@ -172,9 +181,9 @@ impl<'a> Record<'a> {
                     put_u64(out, value);
                 }
                 put_u32(out, it.pending.len() as u32);
-                for (guild, is_known) in &it.pending {
+                for (guild, known) in &it.pending {
                     put_u64(out, guild.0);
-                    out.push(u8::from(*is_known));
+                    out.push(*known as u8);
                 }
                 put_bytes(out, it.ready);
             }),
@@ -229,12 +238,16 @@ pub(super) fn append_dispatch(
     });
 }
 
-fn read_guilds(fields: &mut Fields<'_>) -> Option<Vec<(GuildId, bool)>> {
+fn read_guilds(fields: &mut Fields<'_>) -> Option<Vec<(GuildId, Known)>> {
     let count = fields.u32()? as usize;
     if count > PENDING_MAX {
         return None;
     }
-    (0..count).map(|_| Some((GuildId(fields.u64()?), flag(fields)?))).collect()
+    (0..count).map(|_| Some((GuildId(fields.u64()?), read_known(fields)?))).collect()
+}
+
+fn read_known(fields: &mut Fields<'_>) -> Option<Known> {
+    [Known::Nothing, Known::Outage, Known::Whole].get(usize::from(fields.u8()?)).copied()
 }
 
 #[cfg(test)]
@@ -280,7 +293,11 @@ mod tests {
                 covered: 17,
                 as_of: 16,
                 state_from: 3,
-                pending: vec![(GuildId(1), true), (GuildId(u64::MAX), false)],
+                pending: vec![
+                    (GuildId(1), Known::Nothing),
+                    (GuildId(2), Known::Outage),
+                    (GuildId(u64::MAX), Known::Whole),
+                ],
                 ready: br#"{"v":10}"#,
             }),
             Record::Dispatch(dispatch(Audience::Everyone)),

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::journal::Journal;
 use super::log::{Audience, Dispatch, Log};
-use super::record::{Epoch, Record, StoredDispatch};
+use super::record::{Epoch, Known, Record, StoredDispatch};
 use super::restoring::Restoring;
 use super::seat::{Seat, SeatKey};
 use super::{Shard, ShardSettings, epoch};
@@ -32,7 +32,7 @@ struct Past {
     epoch: Option<StoredEpoch>,
     base: u64,
     sequence: u64,
-    pending: BTreeMap<GuildId, bool>,
+    pending: BTreeMap<GuildId, Known>,
     floor: u64,
     seats: BTreeMap<u64, Seat>,
     requests: BTreeMap<u64, Asked>,

@@ -13,7 +13,7 @@ use super::format::{self, Fields};
 const MAGIC: u32 = u32::from_le_bytes(*b"SGid");
 
 /// Of all formats in the folder. Another number: everything is dropped, with a line.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// A longer URL is no identity of ours.
 const URL_BYTES_MAX: usize = 2048;
@@ -205,7 +205,7 @@ mod tests {
     fn another_version_is_named() {
         let mut bytes = binding().encode([0; SALT_BYTES]);
         bytes[4] = 9;
-        assert_eq!(binding().compare(&bytes), Found::Foreign("format version: found 9, wanted 2".into()));
+        assert_eq!(binding().compare(&bytes), Found::Foreign("format version: found 9, wanted 3".into()));
     }
 
     #[test]

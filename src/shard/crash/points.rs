@@ -419,6 +419,76 @@ fn a_guild_of_ready_that_nobody_has_takes_one_number_whether_the_state_is_back_o
     assert_eq!(peer.pump(&mut point), ["4 MESSAGE_CREATE", "5 RESUMED"]);
 }
 
+/// A client that has guild 10 and knows of an outage of 12, and behind it a READY with both and a new one, 11, of which none has come.
+fn with_a_guild_that_only_ready_names() -> (Point, Peer, String) {
+    let mut point = Point::new();
+    point.say(&GUILD.replace(r#""s":2"#, r#""s":3"#).replace(r#""10""#, r#""12""#));
+    point.say(r#"{"t":"GUILD_DELETE","s":4,"op":0,"d":{"id":"12","unavailable":true}}"#);
+    let mut peer = point.identify();
+    point.write();
+    assert_eq!(peer.pump(&mut point), ["1 READY", "2 GUILD_CREATE", "3 GUILD_DELETE"]);
+    let session = point.shard.session_id(peer.key).unwrap().to_owned();
+    point.forget();
+    let guilds = r#"[{"id":"10"},{"id":"11"},{"id":"12"}]"#;
+    point.say(&READY.replace(r#""a""#, r#""b""#).replace(r#"[{"id":"10"}]"#, guilds));
+    point.write();
+    (point, peer, session)
+}
+
+/// Discord forgets the session again, and the next has guild 10 alone.
+fn forget_all_but_one(point: &mut Point) {
+    point.forget();
+    point.say(&READY.replace(r#""a""#, r#""c""#));
+    point.say(GUILD);
+    point.message(3);
+    point.write();
+}
+
+#[test]
+fn a_guild_that_only_a_ready_named_goes_without_a_word() {
+    let (mut point, mut peer, _) = with_a_guild_that_only_ready_names();
+    forget_all_but_one(&mut point);
+    assert_eq!(peer.pump(&mut point), ["4 GUILD_DELETE", "5 MESSAGE_CREATE"], "12 alone has gone");
+    let mut point = point.crash();
+    point.connect();
+    point.say(r#"{"t":"RESUMED","s":4,"op":0,"d":{}}"#);
+    let mut other = point.identify();
+    point.write();
+    assert_eq!(other.pump(&mut point), ["1 READY", "2 GUILD_CREATE"], "the state has only 10");
+}
+
+#[test]
+fn a_guild_that_only_a_ready_named_goes_without_a_word_after_a_crash() {
+    let (point, _, session) = with_a_guild_that_only_ready_names();
+    let mut point = point.crash();
+    point.connect();
+    let mut peer = point.resume(&session, 3).unwrap();
+    point.write();
+    assert_eq!(peer.pump(&mut point), ["4 RESUMED"]);
+    forget_all_but_one(&mut point);
+    assert_eq!(peer.pump(&mut point), ["5 GUILD_DELETE", "6 MESSAGE_CREATE"], "12 alone has gone");
+}
+
+#[test]
+fn a_new_guild_that_did_not_come_is_known_to_who_identified_later_and_goes_with_a_word() {
+    let (mut point, former, _) = with_a_guild_that_only_ready_names();
+    point.shard.leave(point.now, former.key, true);
+    point.say(GUILD);
+    point.now += GUILDS_SILENCE_MAX;
+    point.shard.on_timeout(point.now);
+    let mut peer = point.identify();
+    point.write();
+    assert_eq!(peer.pump(&mut point), ["1 READY", "2 GUILD_CREATE", "3 GUILD_DELETE", "4 GUILD_DELETE"]);
+    let session = point.shard.session_id(peer.key).unwrap().to_owned();
+    let mut point = point.crash();
+    point.connect();
+    let mut peer = point.resume(&session, 4).unwrap();
+    point.write();
+    assert_eq!(peer.pump(&mut point), ["5 RESUMED"]);
+    forget_all_but_one(&mut point);
+    assert_eq!(peer.pump(&mut point), ["6 GUILD_DELETE", "7 GUILD_DELETE", "8 MESSAGE_CREATE"]);
+}
+
 #[test]
 fn who_must_identify_after_a_crash_waits_for_the_state_so_that_clients_can_stay() {
     let mut point = Point::new();
