@@ -181,7 +181,7 @@ impl Shard {
         match self.cache.replace_ready(data) {
             Ok(gone) => {
                 for guild in gone {
-                    if known.len() < usize::MAX {
+                    if known.contains_key(&guild) {
                         self.insert_guild_delete(now, guild, false);
                     } else {
                         // Only the READY before this one named it: clients have never heard of it.
