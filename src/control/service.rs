@@ -48,7 +48,16 @@ impl Service {
             let every = time / ROUNDS;
             Round { due: now, every, silent: BTreeSet::new(), is_told: false }
         });
-        Self { notifier, shards, live: BTreeSet::new(), status: String::new(), owes_ready: false, status_due: None, round, cores }
+        Self {
+            notifier,
+            shards,
+            live: BTreeSet::new(),
+            status: String::new(),
+            owes_ready: false,
+            status_due: None,
+            round,
+            cores,
+        }
     }
 
     /// Clients can connect.
