@@ -2,18 +2,19 @@
 //!
 //! Sizes: a 200-byte typing event, a message of 1 KiB, an event of 100 KiB, a guild of 1 MiB.
 
+#[path = "../tests/fixtures/live_shard.rs"]
+mod live_shard;
+
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use shardgate::cache::{CacheFlags, Shapes};
-use shardgate::session::payload::{Identify, Resume, Token};
-use shardgate::session::upstream::UpstreamSettings;
+use live_shard::{join, live_shard};
+use shardgate::session::payload::{Resume, Token};
 use shardgate::shard::group::{Group, LogBudget};
 use shardgate::shard::log::{Audience, Log};
 use shardgate::shard::seat::SeatKey;
-use shardgate::shard::{Shard, ShardSettings};
-use shardgate::wire::{Compression, Encoder, ShardId};
+use shardgate::wire::{Compression, Encoder};
 
 /// The log's budget: the benches run long enough to reach it, as a proxy does.
 const LOG_BYTES: usize = 16 << 20;
@@ -36,37 +37,16 @@ impl Stage {
     #[expect(clippy::disallowed_methods, reason = "an Instant has no other constructor")]
     fn new(clients: usize) -> Self {
         let now = Instant::now();
-        let settings = ShardSettings {
-            upstream: UpstreamSettings {
-                shard: ShardId(0),
-                shard_count: 1,
-                token: "secret".to_owned(),
-                intents: 1,
-                presence: None,
-                gateway_url: "ws://gateway.invalid".to_owned(),
-                compression: Compression::None,
-            },
-            cache: CacheFlags::default(),
-            externally_accessible_url: "ws://localhost:7878".to_owned(),
-        };
-        let mut shard = Shard::new(settings, Shapes::default(), 1, now);
-        shard.on_timeout(now);
-        shard.on_turn(now, now);
-        shard.on_open(now);
-        for payload in [
-            r#"{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":41250}}"#,
-            r#"{"t":"READY","s":1,"op":0,"d":{"session_id":"a","user":{"id":"1"},"guilds":[]}}"#,
-        ] {
-            shard.on_payload(now, payload.as_bytes()).unwrap();
-        }
-        while shard.poll(now).is_some() {}
         let budget = LogBudget { bytes: LOG_BYTES, keep: Duration::from_secs(3600) };
-        let mut stage =
-            Self { group: Group::new(vec![shard], budget), clients: Vec::new(), now, sequence: 1, out: Vec::new() };
+        let mut stage = Self {
+            group: Group::new(vec![live_shard(now)], budget),
+            clients: Vec::new(),
+            now,
+            sequence: 1,
+            out: Vec::new(),
+        };
         for n in 0..clients {
-            let identify = Identify { token: Token("secret".to_owned()), shard: None, intents: 1, compress: false };
-            let key = stage.group.shards[0].identify(&identify, [n as u8; 12]).unwrap();
-            stage.clients.push((key, Encoder::new(Compression::None)));
+            stage.clients.push((join(&mut stage.group.shards[0], n), Encoder::new(Compression::None)));
         }
         stage.pump();
         stage
@@ -78,7 +58,7 @@ impl Stage {
         let payload = dispatch.with(self.sequence);
         self.group.shards[0].on_payload(self.now, payload).unwrap();
         self.pump();
-        self.group.trim_to_budget();
+        self.group.trim_changed(&[0]);
     }
 
     fn pump(&mut self) {

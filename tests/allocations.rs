@@ -3,20 +3,20 @@
 //! From Discord's bytes to the bytes of each client, without sockets: frames, inflation, scanner, log, outboxes. What the state cache stores of an event is its
 //! own affair, and not counted here.
 
+#[path = "fixtures/live_shard.rs"]
+mod live_shard;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use shardgate::cache::{CacheFlags, Shapes};
-use shardgate::session::payload::{Identify, Token};
-use shardgate::session::upstream::UpstreamSettings;
+use live_shard::{join, live_shard};
 use shardgate::shard::group::{Group, LogBudget};
 use shardgate::shard::log::SEGMENT_BYTES;
 use shardgate::shard::seat::{Pumped, SeatKey};
-use shardgate::shard::{Shard, ShardSettings};
 use shardgate::wire::deframe::{Deframer, Message};
 use shardgate::wire::inflate::{Inflated, Inflater};
-use shardgate::wire::{Compression, Encoder, Role, ShardId};
+use shardgate::wire::{Compression, Encoder, Role};
 
 struct Counting;
 
@@ -73,34 +73,8 @@ impl Stage {
     #[expect(clippy::disallowed_methods, reason = "an Instant has no other constructor")]
     fn new(clients: usize, from_discord: Compression, to_clients: Compression) -> Self {
         let now = Instant::now();
-        let settings = ShardSettings {
-            upstream: UpstreamSettings {
-                shard: ShardId(0),
-                shard_count: 1,
-                token: "invented".to_owned(),
-                intents: 1,
-                presence: None,
-                gateway_url: "ws://gateway.invalid".to_owned(),
-                compression: from_discord,
-            },
-            cache: CacheFlags::default(),
-            externally_accessible_url: "ws://localhost:7878".to_owned(),
-        };
-        let mut shard = Shard::new(settings, Shapes::default(), 1, now);
-        shard.on_timeout(now);
-        shard.on_turn(now, now);
-        shard.on_open(now);
-        for payload in [
-            r#"{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":41250}}"#,
-            r#"{"t":"READY","s":1,"op":0,"d":{"session_id":"a","user":{"id":"1"},"guilds":[]}}"#,
-        ] {
-            shard.on_payload(now, payload.as_bytes()).unwrap();
-        }
-        while shard.poll(now).is_some() {}
-        let seat = |n: usize| {
-            let identify = Identify { token: Token("invented".to_owned()), shard: None, intents: 1, compress: false };
-            (shard.identify(&identify, [n as u8; 12]).unwrap(), Encoder::new(to_clients), Vec::new())
-        };
+        let mut shard = live_shard(now);
+        let seat = |n| (join(&mut shard, n), Encoder::new(to_clients), Vec::new());
         let clients = (0..clients).map(seat).collect();
         let budget = LogBudget { bytes: LOG_BYTES, keep: Duration::from_secs(3600) };
         Self {

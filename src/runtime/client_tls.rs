@@ -154,31 +154,14 @@ impl Failures {
 
 #[cfg(test)]
 mod tests {
-    use rustls::pki_types::PrivateKeyDer;
-    use rustls::{ClientConfig, RootCertStore};
-
     use super::*;
     use crate::runtime::clock;
+    use crate::runtime::tls::configs;
 
     /// A client and our end, the handshake not begun.
     fn pair() -> (Tls, ClientTls) {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let server = ServerConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
-            .unwrap();
-        let mut roots = RootCertStore::empty();
-        roots.add(made.cert.der().clone()).unwrap();
-        let client = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        (Tls::client(Arc::new(client), "localhost").unwrap(), ClientTls::new(Arc::new(server)).unwrap())
+        let (client, server) = configs("localhost");
+        (Tls::client(client, "localhost").unwrap(), ClientTls::new(server).unwrap())
     }
 
     /// What both have to say to each other, in pieces of `step`; what each reads is appended to the two buffers.

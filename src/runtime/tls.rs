@@ -102,32 +102,39 @@ impl Tls {
     }
 }
 
+/// For tests: both sides of a connection to `name`, whose certificate one shows and the other trusts.
 #[cfg(test)]
-mod tests {
+pub(super) fn configs(name: &str) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
     use rustls::pki_types::PrivateKeyDer;
 
+    let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let server = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let client = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    (Arc::new(client), Arc::new(server))
+}
+
+#[cfg(test)]
+mod tests {
     use super::*;
 
     /// Both ends of one connection, the handshake done.
     fn pair() -> (Tls, ServerConnection) {
-        let made = rcgen::generate_simple_self_signed(["gateway.invalid".to_owned()]).unwrap();
-        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let server = ServerConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
-            .unwrap();
-        let mut roots = RootCertStore::empty();
-        roots.add(made.cert.der().clone()).unwrap();
-        let client = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let mut server = ServerConnection::new(Arc::new(server)).unwrap();
-        let mut tls = Tls::client(Arc::new(client), "gateway.invalid").unwrap();
+        let (client, server) = configs("gateway.invalid");
+        let mut server = ServerConnection::new(server).unwrap();
+        let mut tls = Tls::client(client, "gateway.invalid").unwrap();
         let (mut plain, mut out) = (Vec::new(), Vec::new());
         tls.flush(&mut out).unwrap();
         while !out.is_empty() {

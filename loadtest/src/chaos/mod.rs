@@ -176,8 +176,12 @@ impl<'a> Chaos<'a> {
             is_over.set(true);
             done
         };
-        let (restarts, troubles, ()) = tokio::join!(restarts, stage.troubles(), stage.show(*began, &is_over));
-        restarts.and(troubles)
+        let show = async {
+            stage.show(*began, &is_over).await;
+            Ok(())
+        };
+        // What cannot go on ends the run at once.
+        tokio::try_join!(restarts, stage.troubles(), show).map(|_| ())
     }
 
     /// Peace: everybody comes back, and everything is counted.
