@@ -85,6 +85,10 @@ audit:
 workflows:
     actionlint
 
-# one fuzz target for a minute: frame, scan, egress, http_upgrade, inflate, client_payload, wal, blob (needs cargo-fuzz and a nightly)
+# one fuzz target for a minute: frame, scan, egress, http_upgrade, inflate, compress, client_payload, state, wal, blob, recover, segment (needs cargo-fuzz and a nightly)
 fuzz target seconds="60":
     cargo +nightly fuzz run {{target}} -- -max_total_time={{seconds}}
+
+# every fuzz target, an hour each or as long as said (just fuzz-all 600)
+fuzz-all seconds="3600" jobs="1":
+    fuzz/campaign {{seconds}} {{jobs}}

@@ -23,6 +23,7 @@ mod guild;
 mod kind;
 mod pack;
 mod people;
+pub mod properties;
 mod ready;
 mod restore;
 mod rules;

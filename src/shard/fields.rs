@@ -3,11 +3,19 @@
 
 pub(super) use crate::store::format::Fields;
 
-/// A flag byte and the number behind it.
-pub(super) fn maybe_u64(fields: &mut Fields<'_>) -> Option<Option<u64>> {
+/// Indices, sequence numbers and keys begin small and are counted up: what is above this was never counted, and sums of a few below do not overflow.
+pub(super) const COUNTED_MAX: u64 = 1 << 60;
+
+/// An index, a sequence number, a key: see [`COUNTED_MAX`].
+pub(super) fn counted(fields: &mut Fields<'_>) -> Option<u64> {
+    fields.u64().filter(|it| *it <= COUNTED_MAX)
+}
+
+/// A flag byte and the counted number behind it.
+pub(super) fn maybe_counted(fields: &mut Fields<'_>) -> Option<Option<u64>> {
     match flag(fields)? {
         false => Some(None),
-        true => Some(Some(fields.u64()?)),
+        true => Some(Some(counted(fields)?)),
     }
 }
 
@@ -37,7 +45,7 @@ pub(super) fn put_u64(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(&value.to_le_bytes());
 }
 
-pub(super) fn put_maybe_u64(out: &mut Vec<u8>, value: Option<u64>) {
+pub(super) fn put_maybe_counted(out: &mut Vec<u8>, value: Option<u64>) {
     out.push(u8::from(value.is_some()));
     if let Some(value) = value {
         put_u64(out, value);

@@ -20,6 +20,7 @@ pub mod journal;
 mod loaded;
 pub mod log;
 pub mod pressure;
+pub mod properties;
 mod record;
 mod recover;
 pub mod report;

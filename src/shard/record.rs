@@ -4,7 +4,9 @@
 //! what is made of them is not decided here (`journal`, `recover`).
 #![forbid(unsafe_code)]
 
-use super::fields::{Fields, bytes, flag, maybe_u64, put_bytes, put_maybe_u64, put_u32, put_u64, text};
+use super::fields::{
+    Fields, bytes, counted, flag, maybe_counted, put_bytes, put_maybe_counted, put_u32, put_u64, text,
+};
 use super::runs::Runs;
 use super::segment::Audience;
 use crate::store::frame;
@@ -123,48 +125,48 @@ impl<'a> Record<'a> {
         let mut fields = Fields(payload);
         let f = &mut fields;
         let record = match kind {
-            1 => Self::Begin(f.u64()?),
+            1 => Self::Begin(counted(f)?),
             2 => Self::Epoch(Epoch {
                 session_id: text(f)?,
                 resume_url: text(f)?,
-                sequence: f.u64()?,
-                base: f.u64()?,
-                head: f.u64()?,
-                covered: f.u64()?,
-                as_of: f.u64()?,
-                state_from: f.u64()?,
+                sequence: counted(f)?,
+                base: counted(f)?,
+                head: counted(f)?,
+                covered: counted(f)?,
+                as_of: counted(f)?,
+                state_from: counted(f)?,
                 pending: read_guilds(f)?,
                 ready: bytes(f)?,
             }),
             3 => Self::Dispatch(StoredDispatch {
-                index: f.u64()?,
-                from: f.u64()?,
+                index: counted(f)?,
+                from: counted(f)?,
                 own: flag(f)?,
                 audience: Audience::read(f)?,
                 head: bytes(f)?,
                 tail: f.take(f.0.len())?,
             }),
             4 => Self::Seat(SeatRecord {
-                key: f.u64()?,
+                key: counted(f)?,
                 session_id: text(f)?,
                 shard: [f.u32()?, f.u32()?],
                 wants_guilds: flag(f)?,
                 connected: flag(f)?,
-                next_sequence: f.u64()?,
-                cursor: f.u64()?,
-                resumed_at: maybe_u64(f)?,
-                known_to: maybe_u64(f)?,
+                next_sequence: counted(f)?,
+                cursor: counted(f)?,
+                resumed_at: maybe_counted(f)?,
+                known_to: maybe_counted(f)?,
                 runs: Runs::read(f)?,
             }),
-            5 => Self::SeatEnded(f.u64()?),
+            5 => Self::SeatEnded(counted(f)?),
             6 => Self::Request(RequestRecord {
-                tag: f.u64()?,
-                client: maybe_u64(f)?,
+                tag: counted(f)?,
+                client: maybe_counted(f)?,
                 nonce: if flag(f)? { Some(text(f)?) } else { None },
-                chunks_received: f.u64()?,
+                chunks_received: counted(f)?,
             }),
-            7 => Self::RequestDone(f.u64()?),
-            8 => Self::Floor(f.u64()?),
+            7 => Self::RequestDone(counted(f)?),
+            8 => Self::Floor(counted(f)?),
             _ => return None,
         };
         fields.0.is_empty().then_some(record)
@@ -198,14 +200,14 @@ impl<'a> Record<'a> {
                 out.push(u8::from(it.connected));
                 put_u64(out, it.next_sequence);
                 put_u64(out, it.cursor);
-                put_maybe_u64(out, it.resumed_at);
-                put_maybe_u64(out, it.known_to);
+                put_maybe_counted(out, it.resumed_at);
+                put_maybe_counted(out, it.known_to);
                 it.runs.put(out);
             }),
             Self::SeatEnded(key) => frame::append(out, shard, Kind::SeatEnded as u8, |out| put_u64(out, *key)),
             Self::Request(it) => frame::append(out, shard, Kind::Request as u8, |out| {
                 put_u64(out, it.tag);
-                put_maybe_u64(out, it.client);
+                put_maybe_counted(out, it.client);
                 out.push(u8::from(it.nonce.is_some()));
                 if let Some(nonce) = it.nonce {
                     put_bytes(out, nonce.as_bytes());

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use super::fields::{Fields, put_u32, put_u64};
+use super::fields::{Fields, counted, put_u32, put_u64};
 
 /// Interruptions remembered, 96 KiB. When there is one more, the oldest is forgotten: a RESUME from before it gets op 9.
 pub const RUNS_MAX: usize = 4096;
@@ -90,9 +90,7 @@ impl Runs {
         }
         let mut runs: VecDeque<Run> = VecDeque::with_capacity(count);
         for _ in 0..count {
-            let run = Run { first_sequence: fields.u64()?, first_index: fields.u64()?, count: fields.u64()? };
-            run.first_sequence.checked_add(run.count)?;
-            run.first_index.checked_add(run.count)?;
+            let run = Run { first_sequence: counted(fields)?, first_index: counted(fields)?, count: counted(fields)? };
             if let Some(last) = runs.back()
                 && (run.first_sequence < last.first_sequence + last.count
                     || run.first_index < last.first_index + last.count)

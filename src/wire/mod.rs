@@ -4,6 +4,7 @@
 
 pub mod close;
 pub mod compression;
+mod deflate;
 pub mod deframe;
 pub mod egress;
 pub mod encode;

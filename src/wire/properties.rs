@@ -171,6 +171,20 @@ pub fn inflate(bytes: &[u8]) {
     round_trip(&[bytes, &[choice], bytes], usize::from(choice) + 1);
 }
 
+/// What is compressed comes out as it went in. The bytes say how the payloads are made of them: longer than any window, with repeats near and far.
+pub fn compress(bytes: &[u8]) {
+    let Some((recipes, stuff)) = bytes.split_at_checked(12).filter(|it| !it.1.is_empty()) else { return };
+    let payloads: Vec<Vec<u8>> = recipes
+        .chunks_exact(3)
+        .map(|recipe| {
+            let [from, len, times] = [recipe[0], recipe[1], recipe[2]].map(usize::from);
+            let piece: Vec<u8> = stuff.iter().cycle().skip(from).take(len + 1).copied().collect();
+            piece.repeat(times + 1)
+        })
+        .collect();
+    round_trip(&payloads.iter().map(Vec::as_slice).collect::<Vec<_>>(), usize::from(recipes[0]) * 7 + 1);
+}
+
 /// Payloads come out as they went in: encoded in parts of `part_len`, deframed, inflated message by message.
 pub fn round_trip(payloads: &[&[u8]], part_len: usize) {
     for compression in [Compression::None, Compression::Zlib, Compression::Zstd] {

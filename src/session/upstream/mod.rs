@@ -455,7 +455,12 @@ impl Upstream {
             return Received::Handled;
         };
         if name == b"RESUMED" {
-            session.sequence = session.sequence.max(envelope.sequence.unwrap_or(0));
+            let sequence = envelope.sequence.unwrap_or(0).max(session.sequence);
+            if sequence - session.sequence > SEQUENCE_JUMP_MAX {
+                self.on_broken(now);
+                return Received::Handled;
+            }
+            session.sequence = sequence;
             self.broken = 0;
             self.resume_host_failures = 0;
             self.state = State::Live;
@@ -489,8 +494,13 @@ impl Upstream {
             self.on_broken(now);
             return Received::Handled;
         };
+        let sequence = sequence.unwrap_or(1);
+        if sequence > SEQUENCE_JUMP_MAX {
+            self.on_broken(now);
+            return Received::Handled;
+        }
         let resume_url = ready.resume_gateway_url.unwrap_or_else(|| self.settings.gateway_url.clone());
-        self.session = Some(Session { id: ready.session_id, resume_url, sequence: sequence.unwrap_or(1) });
+        self.session = Some(Session { id: ready.session_id, resume_url, sequence });
         self.resume_host_failures = 0;
         self.broken = 0;
         self.state = State::Live;
