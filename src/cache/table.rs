@@ -17,7 +17,7 @@ pub const ENTRIES_MAX: usize = 1 << 28;
 
 /// A block of more bytes is cut in two, unless it is one entry; one of less than a quarter is joined with a neighbour, if that
 /// gives no more than three. Longer blocks have less slack, shorter ones are searched faster.
-const BLOCK_MAX: usize = 4 << 10;
+const BLOCK_MAX: usize = 2 << 10;
 /// The same for a table without order, whose elements are next to nothing: some 90 a block.
 const SMALL_BLOCK_MAX: usize = 1 << 10;
 
