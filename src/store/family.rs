@@ -14,7 +14,7 @@ use crate::wire::ShardId;
 const READ_BYTES: usize = 1024 * 1024;
 
 /// The buffer of blobs that wait to be written is given back above this.
-const GROUP_KEPT_MAX: usize = 1024 * 1024;
+const GROUP_KEPT_MAX: usize = 4 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
