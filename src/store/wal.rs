@@ -25,7 +25,7 @@ pub struct Ends {
 }
 
 /// Files are read in pieces of at least this.
-const READ_BYTES: usize = 1024 * 1024;
+const READ_BYTES: usize = 4 << 20;
 
 /// A batch's buffer above this is given back after use.
 const BATCH_KEPT_MAX: usize = 4 << 20;
