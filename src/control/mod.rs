@@ -70,7 +70,7 @@ use crate::wire::CloseCode;
 /// wait as well.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 /// While Discord has not answered, how often that is looked for; a signal is heard at once.
-const FIRST_ANSWER_POLL: Duration = Duration::from_millis(50);
+const FIRST_ANSWER_POLL: Duration = Duration::from_millis(5);
 
 /// After a takeover, how long the address of `admin_bind` is waited for.
 const ADMIN_BIND_PATIENCE: Duration = Duration::from_secs(3);

@@ -132,8 +132,9 @@ impl Shard {
             self.stored_from = self.stored_from.max(index + 1);
             self.end_unreadable();
         }
-        if self.restoring.is_some() {
-            self.go_on_restoring(now);
+        if let Some(restoring) = &mut self.restoring {
+            // In the shard's turn, not in the answer's: the next one comes while this one is applied, and nothing else would.
+            restoring.go_on_at(now);
         }
     }
 

@@ -15,7 +15,7 @@ use crate::wire::GuildId;
 use crate::wire::json;
 
 /// Bytes of log replayed before the core may do something else.
-const REPLAY_BYTES_MAX: usize = 64 * 1024;
+const REPLAY_BYTES_MAX: usize = 16 * 1024;
 
 /// An IDENTIFY waits this long for the state: with it, clients that stay can be told what READY changes; without it their sessions end.
 pub(super) const IDENTIFY_HELD_MAX: Duration = Duration::from_secs(30);
@@ -45,6 +45,13 @@ impl Restoring {
 
     pub fn due(&self) -> Option<Instant> {
         self.due
+    }
+
+    /// What was missing of the log has come: it is applied from then on.
+    pub fn go_on_at(&mut self, now: Instant) {
+        if self.at.is_some() && !self.is_lost {
+            self.due = Some(now);
+        }
     }
 
     /// Whether the state may still come back.

@@ -10,11 +10,17 @@ use super::disk::{Disk, Name};
 use super::format::{self, BLOCK, align_down, align_up};
 use crate::wire::ShardId;
 
-/// An unfinished file is walked in pieces of at least this; a larger blob is read whole.
+/// An unfinished file is walked in pieces of at least this; a larger blob is read whole. Clients wait for it, so that it is more than a disk takes at once.
+const WALK_BYTES: usize = 4 << 20;
+
+/// Blobs visited in the order of their places are read in pieces of at least this.
 const READ_BYTES: usize = 1024 * 1024;
 
+/// A footer is looked for in so many bytes at the end of a file; a longer one is read again, whole.
+const FOOTER_READ_BYTES: u64 = 16 << 10;
+
 /// The buffer of blobs that wait to be written is given back above this.
-const GROUP_KEPT_MAX: usize = 1024 * 1024;
+const GROUP_KEPT_MAX: usize = 4 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -308,10 +314,15 @@ fn read_footer(disk: &mut impl Disk, name: Name, file: u64, len: u64) -> io::Res
         return Ok(None);
     }
     let mut bytes = Vec::new();
-    disk.read_at(name, len - BLOCK as u64, BLOCK, &mut bytes)?;
-    let Some((offset, count)) = blob::footer_at(file, len, &bytes) else { return Ok(None) };
-    disk.read_at(name, offset, (len - offset) as usize, &mut bytes)?;
-    Ok(blob::entries(file, offset, count, &bytes))
+    let mut from = len.saturating_sub(FOOTER_READ_BYTES);
+    disk.read_at(name, from, (len - from) as usize, &mut bytes)?;
+    let last_block = bytes.len().checked_sub(BLOCK).map_or(&[][..], |at| &bytes[at..]);
+    let Some((offset, count)) = blob::footer_at(file, len, last_block) else { return Ok(None) };
+    if offset < from {
+        from = offset;
+        disk.read_at(name, from, (len - from) as usize, &mut bytes)?;
+    }
+    Ok(bytes.get((offset - from) as usize..).and_then(|it| blob::entries(file, offset, count, it)))
 }
 
 /// The whole blobs of a file without footer, and where they end.
@@ -322,7 +333,7 @@ fn walk(disk: &mut impl Disk, name: Name, file: u64, len: u64) -> io::Result<Fou
     let mut load = |from: u64, to: u64, window: &mut Vec<u8>, window_at: &mut u64| -> io::Result<()> {
         if from < *window_at || to > *window_at + window.len() as u64 {
             *window_at = align_down(from);
-            let wanted = (align_up(to) - *window_at).max(READ_BYTES as u64).min(align_up(len) - *window_at);
+            let wanted = (align_up(to) - *window_at).max(WALK_BYTES as u64).min(align_up(len) - *window_at);
             disk.read_at(name, *window_at, wanted as usize, window)?;
         }
         Ok(())

@@ -43,8 +43,9 @@ pub use self::recover::{Recovery, StateStep};
 /// A file of the write-ahead log is followed by the next one after this, or after a sixteenth of `disk_bytes`.
 pub const WAL_FILE_BYTES: u64 = 32 << 20;
 
-/// A file of segments or checkpoints is finished after this, or after a sixteenth of `disk_bytes`.
-pub const BLOB_FILE_BYTES: u64 = 64 << 20;
+/// A file of segments or checkpoints is finished after this, or after a sixteenth of `disk_bytes`. The unfinished one is read whole when the next process
+/// begins; of the others it reads the end.
+pub const BLOB_FILE_BYTES: u64 = 32 << 20;
 
 /// Less cannot hold one of each with room to turn over.
 pub const DISK_BYTES_MIN: u64 = 256 << 20;

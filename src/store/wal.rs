@@ -25,10 +25,10 @@ pub struct Ends {
 }
 
 /// Files are read in pieces of at least this.
-const READ_BYTES: usize = 1024 * 1024;
+const READ_BYTES: usize = 4 << 20;
 
 /// A batch's buffer above this is given back after use.
-const BATCH_KEPT_MAX: usize = 1024 * 1024;
+const BATCH_KEPT_MAX: usize = 4 << 20;
 
 /// What a batch's header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The core's side of the store: journals are gathered into batches, batches sent, answers given to their shards.
 //!
-//! It decides nothing about what is stored. A batch goes at the end of a turn: at once when somebody waits for it, else when it is large
-//! enough or `BATCH_AGE` old. What is on its way is bounded: a disk that lags behind a burst (at a start all guilds of all shards come at once) slows
+//! It decides nothing about what is stored. What a shard has journaled is copied to the batch that is being collected when the turn ends, while the
+//! processor's cache has it. A batch goes at the end of a turn: at once when somebody waits for it, else when it is large enough or `BATCH_AGE` old. What is on its way is bounded: a disk that lags behind a burst (at a start all guilds of all shards come at once) slows
 //! Discord down by TCP, and one that writes nothing any more counts as lost.
 
 use std::collections::VecDeque;
@@ -17,10 +17,14 @@ use crate::store::{Sealed, StateBlob};
 use crate::wire::ShardId;
 
 /// Nothing that nobody waits for stays longer on the core. After a kill Discord tells again what was not written, so that this costs a longer
-/// replay and nothing else; a batch costs the storage thread its waking, which at 10 ms was a sixth of the whole proxy's CPU at 10,000 events/s.
-pub const BATCH_AGE: Duration = Duration::from_millis(100);
+/// replay and nothing else: at 44 events/s a shard, eleven of them, where Discord keeps minutes. A batch costs the storage thread its waking, the
+/// kernel a worker for each write, and the core a look at every shard.
+pub const BATCH_AGE: Duration = Duration::from_millis(250);
 /// More goes at once.
-const BATCH_BYTES: usize = 512 << 10;
+const BATCH_BYTES: usize = 1 << 20;
+
+/// A shard's journal above this is given back when its turn has ended: what a snapshot needed once no shard keeps.
+const JOURNAL_KEPT_MAX: usize = 4 << 10;
 
 /// On its way to the disk, for one core. Beyond it nothing is read from Discord until half of it is written.
 pub const INFLIGHT_BYTES_MAX: usize = 64 << 20;
@@ -32,10 +36,6 @@ const CHECKPOINT_INFLIGHT_MAX: usize = 8 << 20;
 /// Checkpoints in one batch, about.
 const CHECKPOINT_BYTES: usize = 1 << 20;
 
-/// Of the recovered state that much is taken back in one turn, so that Discord and clients do not wait for all of it. What waits is bounded
-/// by the storage thread.
-const RESTORE_TURN_BYTES: usize = 64 << 10;
-
 /// What a recovery brings for the shard at this place, in order.
 pub(super) enum Restored {
     State(usize, StateBlob),
@@ -44,8 +44,8 @@ pub(super) enum Restored {
     Complete(usize),
 }
 
-/// Emptied batches that are kept for their buffers.
-const SPARE_MAX: usize = 4;
+/// Emptied batches that are kept for their buffers: one is being collected, one under way.
+const SPARE_MAX: usize = 2;
 
 /// After the time for sending is over, the disk has this much more to take the rest.
 const END_MAX: Duration = Duration::from_millis(1500);
@@ -64,14 +64,14 @@ pub struct Keeping {
     sender: Option<StoreSender>,
     /// Of the store that takes batches; `None` while there is none.
     generation: Option<u64>,
+    /// What is being collected: records alone, the rest is added when it goes.
+    batch: Batch,
     spare: Vec<Batch>,
     inflight_bytes: usize,
     /// Discord is not read, since the disk lags behind: when the disk last wrote something, or when that began.
     behind_since: Option<Instant>,
     /// When what waits is sent at the latest.
     due: Option<Instant>,
-    /// Bytes in the shards' journals as `Place::journaled` counts them.
-    journaled: usize,
     /// Where the next round of checkpoints begins, so that each shard has its turn.
     checkpoint_at: usize,
     /// Recovered state that has come and is yet to be taken back.
@@ -86,11 +86,11 @@ impl Keeping {
         Self {
             sender,
             generation,
+            batch: Batch::default(),
             spare: Vec::new(),
             inflight_bytes: 0,
             behind_since: None,
             due: None,
-            journaled: 0,
             checkpoint_at: 0,
             restored: VecDeque::new(),
             ending: Ending::No,
@@ -130,23 +130,50 @@ impl Keeping {
 impl<N: Net> Core<N> {
     /// The end of a turn. Costs a look at each shard that something has happened to.
     pub(super) fn keep(&mut self, now: Instant) {
-        let mut urgent = false;
         while let Some(at) = self.touched.pop() {
             self.places[at].touched = false;
-            if let Some(journal) = self.group.shards[at].journal() {
-                let counted = std::mem::replace(&mut self.places[at].journaled, journal.bytes.len());
-                self.keeping.journaled = self.keeping.journaled + journal.bytes.len() - counted;
-                urgent |= journal.urgent;
-            }
+            self.collect(at);
         }
         if self.keeping.generation.is_none() {
             return;
         }
-        if urgent || self.keeping.journaled >= BATCH_BYTES {
+        let batch = &self.keeping.batch;
+        if batch.is_awaited || batch.records.len() >= BATCH_BYTES {
             self.send_batch(now);
-        } else if self.keeping.journaled > 0 && self.keeping.due.is_none() {
+        } else if !batch.records.is_empty() && self.keeping.due.is_none() {
             self.arm_keeping(now);
         }
+    }
+
+    /// Puts what the shard has journaled into the batch.
+    fn collect(&mut self, at: usize) {
+        let Some(journal) = self.group.shards[at].journal() else { return };
+        if journal.bytes.is_empty() {
+            return;
+        }
+        let batch = &mut self.keeping.batch;
+        batch.records.extend_from_slice(&journal.bytes);
+        batch.is_awaited |= std::mem::take(&mut journal.urgent);
+        journal.bytes.clear();
+        journal.bytes.shrink_to(JOURNAL_KEPT_MAX);
+        match self.places[at].collected {
+            Some(n) => batch.marks[n].1 = journal.mark,
+            None => {
+                self.places[at].collected = Some(batch.marks.len());
+                batch.marks.push((at, journal.mark));
+            }
+        }
+    }
+
+    /// The batch that was collected, and an empty one in its place.
+    fn take_batch(&mut self) -> Batch {
+        let next = self.keeping.spare.pop().unwrap_or_default();
+        let mut batch = std::mem::replace(&mut self.keeping.batch, next);
+        for (at, _) in &batch.marks {
+            self.places[*at].collected = None;
+        }
+        batch.core = self.index;
+        batch
     }
 
     /// What this shard has journaled is looked at when the turn ends.
@@ -188,18 +215,10 @@ impl<N: Net> Core<N> {
     /// Sends what the shards have written: records, then segments and checkpoints that were taken after them.
     fn send_batch(&mut self, now: Instant) {
         self.keeping.due = None;
-        let mut batch = self.keeping.spare.pop().unwrap_or_default();
-        batch.core = self.index;
-        batch.marks.clear();
-        batch.is_awaited = false;
-        for (at, shard) in self.group.shards.iter_mut().enumerate() {
-            let Some(journal) = shard.journal().filter(|it| !it.bytes.is_empty()) else { continue };
-            batch.records.extend_from_slice(&journal.bytes);
-            batch.marks.push((at, journal.mark));
-            journal.bytes.clear();
-            journal.bytes.shrink_to(BATCH_BYTES);
-            batch.is_awaited |= std::mem::take(&mut journal.urgent);
+        for at in 0..self.group.shards.len() {
+            self.collect(at);
         }
+        let mut batch = self.take_batch();
         batch.bytes = batch.records.len();
         for (at, shard) in self.group.shards.iter_mut().enumerate() {
             let id = self.shared.placement.shard(self.index, at);
@@ -209,9 +228,7 @@ impl<N: Net> Core<N> {
             }
         }
         let unfinished = self.add_checkpoints(now, &mut batch);
-        if batch.is_empty() {
-            self.keeping.spare.push(batch);
-        } else {
+        if !batch.is_empty() {
             self.keeping.inflight_bytes += batch.bytes;
             self.keeping.send(ToStore::Batch(batch));
             if self.keeping.inflight_bytes > INFLIGHT_BYTES_MAX {
@@ -221,12 +238,10 @@ impl<N: Net> Core<N> {
             }
         }
         // Making checkpoints writes records, too: they must not overtake them.
-        self.keeping.journaled = 0;
-        for (place, shard) in self.places.iter_mut().zip(&mut self.group.shards) {
-            place.journaled = shard.journal().map_or(0, |it| it.bytes.len());
-            self.keeping.journaled += place.journaled;
+        for at in 0..self.group.shards.len() {
+            self.collect(at);
         }
-        if self.keeping.journaled > 0 || unfinished {
+        if !self.keeping.batch.records.is_empty() || unfinished {
             self.arm_keeping(now);
         }
     }
@@ -266,6 +281,7 @@ impl<N: Net> Core<N> {
             self.group.shards[at].on_written(mark);
             self.run_actions(now, at);
         }
+        batch.is_awaited = false;
         if self.keeping.spare.len() < SPARE_MAX {
             self.keeping.spare.push(batch);
         }
@@ -284,31 +300,28 @@ impl<N: Net> Core<N> {
         self.run_actions(now, at);
     }
 
-    /// Once a turn: takes back some of the state that has come.
+    /// Once a turn, which began at `now`: takes back some of the state that has come, in what is left of the turn's time. What waits is bounded by
+    /// the storage thread.
     pub(super) fn restore_some(&mut self, now: Instant) {
-        let mut room = RESTORE_TURN_BYTES;
-        while room > 0
-            && let Some(restored) = self.keeping.restored.pop_front()
-        {
-            let at = match restored {
+        while let Some(restored) = self.keeping.restored.pop_front() {
+            match restored {
                 Restored::State(at, blob) => {
-                    room = room.saturating_sub(blob.bytes.len());
                     self.group.shards[at].on_state(&blob);
                     self.keeping.send(ToStore::StateTaken { bytes: blob.bytes.len() });
-                    continue;
                 }
                 Restored::Lost(at) => {
                     self.group.shards[at].on_state_lost(now);
-                    at
+                    self.run_actions(now, at);
                 }
+                // It begins to replay its log with that.
                 Restored::Complete(at) => {
-                    // It begins to replay its log with that.
-                    room = 0;
                     self.group.shards[at].on_state_complete(now);
-                    at
+                    self.run_actions(now, at);
                 }
-            };
-            self.run_actions(now, at);
+            }
+            if super::is_spent(now) {
+                return;
+            }
         }
     }
 
@@ -337,6 +350,7 @@ impl<N: Net> Core<N> {
         }
         self.keeping.inflight_bytes = 0;
         self.keeping.due = None;
+        drop(self.take_batch());
         self.keeping.restored.clear();
         self.catch_up();
         for at in 0..self.group.shards.len() {

@@ -42,9 +42,10 @@ use crate::wire::{CloseCode, Compression};
 
 /// How often blocked clients are looked at and logs are trimmed by age.
 const TICK: Duration = Duration::from_secs(1);
-/// Timeouts of shards handled in one turn; the others, still the earliest, come in the next, which does not sleep. A shard that replays its log
-/// after a restart asks to go on at once: with a hundred of them nothing would be read for a second.
-const SHARD_TIMEOUTS_PER_TURN: usize = 4;
+/// When a turn has lasted this long, one timeout of a shard and one piece of recovered state are handled in it and no more; the others, still the
+/// earliest, come in the next, which does not sleep. Shards that replay their logs after a restart ask to go on at once, and those that have not resumed
+/// yet need several turns for that.
+const TURN_MAX: Duration = Duration::from_millis(1);
 /// After our close frame the other side has this long to read what was sent.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -79,9 +80,10 @@ struct Place {
     /// Its clients must be pumped before the turn ends.
     dirty: bool,
     armed: Option<Instant>,
-    /// It is in `Core::touched`; and the bytes of its journal as they are counted in `Keeping`.
+    /// It is in `Core::touched`.
     touched: bool,
-    journaled: usize,
+    /// The place of its mark in the batch that is being collected.
+    collected: Option<usize>,
     /// The shard's status as the log was told it last.
     told: Option<Status>,
 }
@@ -123,6 +125,11 @@ pub struct Core<N: Net> {
     tls_failures: Failures,
     /// What a client's TLS decrypts to, all clients in turn.
     client_plain: Vec<u8>,
+}
+
+/// Whether the turn that began at `now` has had its time.
+fn is_spent(now: Instant) -> bool {
+    clock::now().saturating_duration_since(now) >= TURN_MAX
 }
 
 /// Whether a client's connection goes on.
@@ -366,9 +373,9 @@ impl<N: Net> Core<N> {
     // ---- timers
 
     fn run_timers(&mut self, now: Instant) {
-        let mut shards = 0;
+        let mut is_spent = false;
         while let Some(Reverse((due, timer))) = self.timers.peek().copied() {
-            if due > now || shards == SHARD_TIMEOUTS_PER_TURN {
+            if due > now || is_spent {
                 return;
             }
             self.timers.pop();
@@ -380,8 +387,8 @@ impl<N: Net> Core<N> {
                 // An entry that an earlier one has overtaken is void: if it were to arm again, each would stay for ever.
                 Timer::Shard(at) if self.places[at].armed == Some(due) => {
                     self.places[at].armed = None;
-                    shards += 1;
                     self.on_shard_timeout(now, at);
+                    is_spent = self::is_spent(now);
                 }
                 Timer::Client(token) => self.with_client(token, |core, client| {
                     if client.armed != Some(due) {

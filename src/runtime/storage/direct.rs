@@ -12,7 +12,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use glommio::io::{DmaFile, OpenOptions};
+use glommio::io::{DmaFile, OpenOptions, ReadResult};
 use glommio::{GlommioError, LocalExecutor, LocalExecutorBuilder, Placement};
 use rustix::process::{Resource, getrlimit};
 
@@ -29,8 +29,9 @@ const IO_MEMORY: usize = 64 << 10;
 const RING_DEPTH: usize = 128;
 const PREEMPT: Duration = Duration::from_millis(50);
 
-/// One request of the kernel's; what is longer goes in pieces, several under way at a time.
-const PIECE_BYTES: usize = 256 << 10;
+/// One request of the kernel's; what is longer goes in pieces, several under way at a time. Each write that makes a file longer wakes a worker of the
+/// kernel's, and they wait for each other.
+const PIECE_BYTES: usize = 1 << 20;
 const PIECES_MAX: usize = 4;
 
 /// Handles are shared with the operation that is under way.
@@ -134,19 +135,20 @@ async fn write_piece(file: &DmaFile, offset: u64, bytes: &[u8]) -> io::Result<()
     Ok(())
 }
 
-/// Reads one piece; shorter only at the end of the file.
-async fn read_piece(file: &DmaFile, offset: u64, into: &mut Vec<u8>, len: usize) -> io::Result<()> {
-    let mut done = 0;
+/// Reads one piece, in as many parts as the kernel gives it; shorter only at the end of the file.
+async fn read_piece(file: &DmaFile, offset: u64, len: usize) -> io::Result<Vec<ReadResult>> {
+    let (mut parts, mut done) = (Vec::new(), 0);
     while done < len {
         let read = file.read_at_aligned(offset + done as u64, len - done).await.map_err(into_io)?;
-        into.extend_from_slice(&read);
         done += read.len();
         // Direct I/O gives part of a block at the end of the file only.
-        if read.is_empty() || !read.len().is_multiple_of(BLOCK) {
+        let is_end = read.is_empty() || !read.len().is_multiple_of(BLOCK);
+        parts.push(read);
+        if is_end {
             break;
         }
     }
-    Ok(())
+    Ok(parts)
 }
 
 impl Disk for Direct {
@@ -187,13 +189,16 @@ impl Disk for Direct {
         into.clear();
         self.executor.run(async {
             let file = self.handle(name).await?;
-            let mut done = 0;
-            while done < len {
-                let wanted = (len - done).min(PIECE_BYTES * PIECES_MAX);
-                let before = into.len();
-                read_piece(&file, offset + done as u64, into, wanted).await?;
-                done += wanted;
-                if into.len() - before < wanted {
+            while into.len() < len {
+                let (at, wanted) = (into.len(), (len - into.len()).min(PIECE_BYTES * PIECES_MAX));
+                let under_way = (0..wanted)
+                    .step_by(PIECE_BYTES)
+                    .map(|from| read_piece(&file, offset + (at + from) as u64, PIECE_BYTES.min(wanted - from)));
+                // Pieces behind the end of the file are empty.
+                for parts in join_all(under_way).await {
+                    parts?.iter().for_each(|it| into.extend_from_slice(it));
+                }
+                if into.len() - at < wanted {
                     break;
                 }
             }

@@ -26,7 +26,7 @@ pub struct Batch {
 }
 
 /// A buffer above this is given back after use.
-const RECORDS_KEPT_MAX: usize = 512 << 10;
+const RECORDS_KEPT_MAX: usize = 2 << 20;
 
 impl Batch {
     pub fn is_empty(&self) -> bool {

@@ -3,8 +3,9 @@
 //! `start` takes the folder's lock, recovers, and yields what each shard gets back; from then on cores and the thread exchange mail. Files are
 //! read and written by direct I/O where a ring works, by plain calls elsewhere; which of the two is said once.
 //!
-//! CPU per event of 1 KiB, sketched: two copies on the core (journal, batch), two on the thread (batch, aligned buffer), one checksum: 0.4 µs.
-//! Per batch, which is 100 a second and core at most: two wakes, one or two writes.
+//! CPU per event of 1 KiB, sketched: two copies on the core (journal, batch), two on the thread (batch, aligned buffer), one checksum: 0.4 µs; and the
+//! same again, less one copy, when its segment is full. Per batch, which is 4 a second and core where no client waits and events are few: two wakes, two
+//! writes, a look at each shard.
 
 mod direct;
 mod folder;

@@ -64,6 +64,29 @@ fn events_wait_for_a_batch_and_no_client_waits_for_it() {
 }
 
 #[test]
+fn what_a_shard_journals_in_several_turns_has_one_mark_in_one_batch() {
+    let begin = clock::now();
+    let (mut core, _control, mail) = keeping(begin);
+    live(&mut core, begin);
+    let now = settle(&mut core, begin, &mail);
+    for s in 2..5 {
+        message(&mut core, now, s, 100);
+        core.keep(now);
+        assert!(core.group.shards[0].journal().unwrap().bytes.is_empty(), "collected with its turn");
+    }
+    let mark = core.group.shards[0].journal().unwrap().mark;
+    core.run_timers(now + BATCH_AGE);
+    let sent = batches(&mail);
+    assert_eq!(sent[0].marks, [(0, mark)]);
+    // Nothing of it is in the next one.
+    message(&mut core, now, 5, 100);
+    core.keep(now);
+    core.run_timers(now + 2 * BATCH_AGE);
+    let sent = batches(&mail);
+    assert_eq!((frame::records(&sent[0].records).count(), &sent[0].marks[..]), (1, &[(0, mark + 1)][..]));
+}
+
+#[test]
 fn a_session_is_on_its_way_to_disk_at_once_and_its_ready_follows_when_it_is_there() {
     let begin = clock::now();
     let (mut core, _control, mail) = keeping(begin);
