@@ -23,6 +23,7 @@ use super::args::Args;
 use super::config::sources::FlagValue;
 use super::config::{self, Config, Environment, Loaded, Notice};
 use super::keys::Refusal;
+use super::show;
 
 /// A proxy that turns answers in milliseconds.
 const ANSWER_MAX: Duration = Duration::from_secs(4);
@@ -55,7 +56,7 @@ pub fn ask(args: &Args, environment: &Environment) -> ExitCode {
     };
     match get(&way, "/health") {
         Ok(answer) => {
-            println!("{}", answer.text);
+            show(&format!("{}\n", answer.text));
             if answer.is_ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(line) => fail(&line),
@@ -80,7 +81,7 @@ pub fn ask_stats(args: &Args, environment: &Environment) -> ExitCode {
     match get(&way, "/stats") {
         Ok(Answer { is_ok: true, text }) => match serde_json::from_str::<serde_json::Value>(&text) {
             Ok(totals) => {
-                println!("{totals:#}");
+                show(&format!("{totals:#}\n"));
                 if totals["complete"] == true { ExitCode::SUCCESS } else { ExitCode::FAILURE }
             }
             Err(error) => fail(&format!("what {address} answers are no totals: {error}")),
