@@ -25,10 +25,10 @@ fn main() -> ExitCode {
     // First of all: afterwards the numbers may be those of other files.
     let activated = runtime::activation::take();
     match args::parse(std::env::args_os().skip(1)) {
-        Ok(Command::Help) => print!("{HELP}"),
-        Ok(Command::HelpConfig) => print!("{}", document::listing()),
-        Ok(Command::PrintKeys) => print!("{}", document::markdown()),
-        Ok(Command::Version) => println!("shardgate {}", env!("CARGO_PKG_VERSION")),
+        Ok(Command::Help) => control::show(HELP),
+        Ok(Command::HelpConfig) => control::show(&document::listing()),
+        Ok(Command::PrintKeys) => control::show(&document::markdown()),
+        Ok(Command::Version) => control::show(concat!("shardgate ", env!("CARGO_PKG_VERSION"), "\n")),
         Ok(Command::Health(args)) => return health::ask(&args, &Environment::of_process()),
         Ok(Command::Stats(args)) => return health::ask_stats(&args, &Environment::of_process()),
         Ok(Command::Run(args)) => match activated {

@@ -1,6 +1,6 @@
 //! The program from outside: its arguments, `--check`, refusals, and a clean end. A refusal is one line on standard error.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write, pipe};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -136,6 +136,17 @@ fn the_keys_are_listed() {
     assert!(listing.contains("--cache-members"), "{listing}");
     let page = String::from_utf8(output(&["--print-keys"], &[]).stdout).unwrap();
     assert!(page.starts_with("# Configuration\n") && page.contains("| `port` |"), "{page}");
+}
+
+#[test]
+fn who_reads_no_further_ends_no_command_in_an_error() {
+    let config = config("");
+    for arguments in [&["--help"][..], &["help", "config"], &["--print-keys"], &["--version"], &["check"]] {
+        let (reader, writer) = pipe().unwrap();
+        drop(reader);
+        let output = shardgate(arguments, &[("CONFIG", &config)]).stdout(writer).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{arguments:?}: {output:?}");
+    }
 }
 
 #[test]

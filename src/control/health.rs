@@ -20,16 +20,33 @@ use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureSch
 
 use super::access::AdminKey;
 use super::args::Args;
-use super::config::{self, Config, Environment};
+use super::config::sources::FlagValue;
+use super::config::{self, Config, Environment, Loaded, Notice};
+use super::keys::Refusal;
+use super::show;
 
 /// A proxy that turns answers in milliseconds.
 const ANSWER_MAX: Duration = Duration::from_secs(4);
 /// `/health` is one short line, `/stats` some 200 bytes a shard.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
+/// The keys that say where the proxy answers and what it is shown, and those without which no configuration is read.
+const ASKING: [&str; 10] = [
+    "token",
+    "token_file",
+    "intents",
+    "bind",
+    "port",
+    "admin_bind",
+    "admin_key",
+    "tls_cert",
+    "tls_key",
+    "tls_client_ca",
+];
+
 /// Prints what the proxy answered. Exit status 0 when every shard has a session.
 pub fn ask(args: &Args, environment: &Environment) -> ExitCode {
-    let loaded = match config::load_with(args.config.as_deref(), environment, &args.keys) {
+    let loaded = match load(args, environment) {
         Ok(loaded) => loaded,
         Err(refusal) => return fail(&refusal.to_string()),
     };
@@ -39,7 +56,7 @@ pub fn ask(args: &Args, environment: &Environment) -> ExitCode {
     };
     match get(&way, "/health") {
         Ok(answer) => {
-            println!("{}", answer.text);
+            show(&format!("{}\n", answer.text));
             if answer.is_ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(line) => fail(&line),
@@ -48,7 +65,7 @@ pub fn ask(args: &Args, environment: &Environment) -> ExitCode {
 
 /// Prints the totals, an object over several lines. Exit status 0 when every shard is in them.
 pub fn ask_stats(args: &Args, environment: &Environment) -> ExitCode {
-    let loaded = match config::load_with(args.config.as_deref(), environment, &args.keys) {
+    let loaded = match load(args, environment) {
         Ok(loaded) => loaded,
         Err(refusal) => return fail(&refusal.to_string()),
     };
@@ -64,7 +81,7 @@ pub fn ask_stats(args: &Args, environment: &Environment) -> ExitCode {
     match get(&way, "/stats") {
         Ok(Answer { is_ok: true, text }) => match serde_json::from_str::<serde_json::Value>(&text) {
             Ok(totals) => {
-                println!("{totals:#}");
+                show(&format!("{totals:#}\n"));
                 if totals["complete"] == true { ExitCode::SUCCESS } else { ExitCode::FAILURE }
             }
             Err(error) => fail(&format!("what {address} answers are no totals: {error}")),
@@ -72,6 +89,30 @@ pub fn ask_stats(args: &Args, environment: &Environment) -> ExitCode {
         Ok(answer) => fail(&answer.text),
         Err(line) => fail(&line),
     }
+}
+
+/// The configuration as the proxy would read it. Slips in it, and flags that say nothing about where the proxy answers, are told on standard error.
+fn load(args: &Args, environment: &Environment) -> Result<Loaded, Refusal> {
+    let loaded = config::load_with(args.config.as_deref(), environment, &args.keys)?;
+    for notice in &loaded.notices {
+        if let Notice::Warning(line) = notice {
+            eprintln!("shardgate: {line}");
+        }
+    }
+    if let Some(line) = without_effect(&args.keys) {
+        eprintln!("shardgate: {line}");
+    }
+    Ok(loaded)
+}
+
+/// A line about flags that change nothing about the question: the answer is that of the proxy which runs, whatever it was started with.
+fn without_effect(flags: &[FlagValue]) -> Option<String> {
+    let mut names: Vec<String> =
+        flags.iter().filter(|(key, _)| !ASKING.contains(key)).map(|(key, _)| format!("`{key}`")).collect();
+    names.sort();
+    names.dedup();
+    (!names.is_empty())
+        .then(|| format!("{}: without effect here, the proxy that runs answers as it was started", names.join(", ")))
 }
 
 fn fail(line: &str) -> ExitCode {
@@ -209,6 +250,7 @@ fn read_answer(bytes: &[u8]) -> Option<Answer> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::config::table;
 
     #[test]
     fn the_status_decides_and_the_text_is_shown() {
@@ -216,6 +258,15 @@ mod tests {
         assert_eq!(ready, Some(Answer { is_ok: true, text: "OK".into() }));
         let not_ready = read_answer(b"HTTP/1.1 400 Bad Request\r\n\r\nNot ready!\n");
         assert_eq!(not_ready, Some(Answer { is_ok: false, text: "Not ready!".into() }));
+    }
+
+    #[test]
+    fn flags_that_change_nothing_about_the_question_are_named() {
+        let flags = |names: &[&'static str]| names.iter().map(|it| (*it, "1".to_owned())).collect::<Vec<_>>();
+        assert_eq!(without_effect(&flags(&["port", "token", "admin_bind"])), None);
+        let line = "`cache.members`, `shards`: without effect here, the proxy that runs answers as it was started";
+        assert_eq!(without_effect(&flags(&["shards", "port", "cache.members", "shards"])), Some(line.into()));
+        assert!(ASKING.iter().all(|it| table::keys().any(|key| key.name == *it)), "{ASKING:?}");
     }
 
     #[test]

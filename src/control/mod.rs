@@ -33,7 +33,7 @@ pub mod takeover;
 pub mod topology;
 pub mod totals;
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -95,7 +95,7 @@ pub fn run<C: Core>(
     start: impl FnOnce(RuntimeSettings, Vec<OwnedFd>, mpsc::Sender<ToControl>) -> io::Result<Cores<C>>,
 ) -> ExitCode {
     let done = match config::load_with(args.config.as_deref(), environment, &args.keys) {
-        Ok(loaded) if args.check => check::page(&loaded, &Machine::probe()).map(|page| print!("{page}")),
+        Ok(loaded) if args.check => check::page(&loaded, &Machine::probe()).map(|page| show(&page)),
         Ok(loaded) => serve(&loaded, args, environment, activated, start),
         Err(refusal) => Err(refusal),
     };
@@ -120,6 +120,11 @@ fn serve<C: Core>(
     let log = log::start(config.log_level, config.log_format).map_err(refuse("the log"))?;
     info!(version = env!("CARGO_PKG_VERSION"), configuration = loaded.source, "starting");
     tell(&loaded.notices);
+    if config.data_dir.is_none() {
+        info!(
+            "without `data_dir` sessions are in memory alone: a restart costs an IDENTIFY a shard, and clients start over"
+        );
+    }
 
     let (to_control, mail) = mpsc::channel();
     let wishes = to_control.clone();
@@ -253,6 +258,11 @@ fn serve<C: Core>(
 
 fn refuse(what: &'static str) -> impl Fn(io::Error) -> Refusal {
     move |error| Refusal::of(format!("{what}: {error}"))
+}
+
+/// What a command was asked for, on standard output. Who reads no further, as `head` does, has read enough.
+pub fn show(text: &str) {
+    let _ = io::stdout().write_all(text.as_bytes());
 }
 
 fn tell(notices: &[Notice]) {

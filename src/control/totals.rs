@@ -6,9 +6,10 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -149,12 +150,12 @@ fn wait_for(mut ask: impl FnMut() -> Value) -> Value {
     }
 }
 
-/// All of it or nothing: written beside and renamed. A link that somebody has put in its place is replaced, not followed.
+/// All of it or nothing: written beside and renamed, for this user alone. A link that somebody has put in its place is replaced, not followed.
 fn write(path: &Path, value: &Value) -> io::Result<()> {
     let beside = path.with_extension(format!("json.{}", std::process::id()));
     // Of a process with our number that was killed while it wrote.
     let _ = fs::remove_file(&beside);
-    let mut file = File::create_new(&beside)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
     let written = writeln!(file, "{value:#}").and_then(|()| fs::rename(&beside, path));
     if written.is_err() {
         let _ = fs::remove_file(&beside);
@@ -164,6 +165,8 @@ fn write(path: &Path, value: &Value) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::cache::CacheCounts;
     use crate::runtime::mesh::CoreReport;
@@ -216,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_replaced_whole_and_a_link_is_not_followed() {
+    fn a_file_is_replaced_whole_for_this_user_alone_and_a_link_is_not_followed() {
         let dir = std::env::temp_dir().join(format!("shardgate-totals-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let (path, victim) = (dir.join("totals.json"), dir.join("victim"));
@@ -227,6 +230,7 @@ mod tests {
         assert_eq!(serde_json::from_slice::<Value>(&fs::read(&path).unwrap()).unwrap(), json!({"a": 2}));
         assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 2, "nothing is left beside it");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         fs::remove_dir_all(&dir).unwrap();
     }
 }

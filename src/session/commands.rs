@@ -202,6 +202,11 @@ impl Commands {
         &mut self.requests
     }
 
+    /// Whether an op 3 waits, whoever it is from.
+    pub fn has_presence(&self) -> bool {
+        self.presence.is_some()
+    }
+
     /// Commands that wait.
     pub fn queued(&self) -> usize {
         self.queued + usize::from(self.presence.is_some())

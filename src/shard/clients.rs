@@ -37,6 +37,11 @@ pub enum IdentifyRefused {
     Stopped(CloseCode),
 }
 
+/// `d` of the op 3 that says what the configuration says.
+pub(super) fn presence_d(settings: &UpstreamSettings) -> Box<str> {
+    settings.presence.as_deref().unwrap_or(NO_PRESENCE).into()
+}
+
 impl IdentifyRefused {
     pub fn close_code(&self) -> CloseCode {
         match self {
@@ -169,10 +174,32 @@ impl Shard {
     /// The operator's presence, `d` of op 3: from now on IDENTIFYs carry it, and Discord is told, if it is another one. Commands of clients wait
     /// their turn behind it, and whoever of them sets a presence after it has the last word. `poll`.
     pub fn set_presence(&mut self, now: Instant, presence: Option<String>) {
-        if !self.upstream.set_presence(presence.clone()) {
+        if self.settings.upstream.presence == presence {
             return;
         }
-        let d = presence.map_or(Box::from(NO_PRESENCE), String::into_boxed_str);
+        self.settings.upstream.presence = presence.clone();
+        self.upstream.set_presence(presence);
+        self.say_presence(now);
+    }
+
+    /// After a restart: Discord is told the operator's presence once the session goes on, if it is another one than the session has.
+    pub(super) fn tell_presence(&mut self, now: Instant) {
+        if self.presence_told != presence_d(&self.settings.upstream) {
+            self.say_presence(now);
+        }
+    }
+
+    /// Discord has just heard the operator's presence: by IDENTIFY, or by an op 3, which may be that of a client who had the last word.
+    pub(super) fn on_presence_told(&mut self) {
+        let d = presence_d(&self.settings.upstream);
+        if self.presence_told != d {
+            self.write(&Record::Presence(&d));
+            self.presence_told = d;
+        }
+    }
+
+    fn say_presence(&mut self, now: Instant) {
+        let d = presence_d(&self.settings.upstream);
         // A presence takes no room in the queue: it replaces the one that waits.
         let _ = self.commands.push(OPERATOR, Command { op: CommandOp::PresenceUpdate, d }, now);
     }

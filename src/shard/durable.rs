@@ -203,7 +203,11 @@ impl Shard {
         if self.held.is_some() {
             return None;
         }
+        let had_presence = self.commands.has_presence();
         let payload = self.commands.poll(now)?;
+        if had_presence && !self.commands.has_presence() {
+            self.on_presence_told();
+        }
         if self.beginning.is_none()
             && let Some(journal) = &mut self.journal
             && let Some((tag, asked)) = self.commands.noted()
@@ -261,6 +265,7 @@ impl Shard {
                 journal.push(&Record::Request(request_record(tag, asked)));
             }
             journal.push(&Record::Floor(self.floor));
+            journal.push(&Record::Presence(&self.presence_told));
         }
     }
 }

@@ -59,8 +59,15 @@ impl Shard {
         for seat in self.seats.iter_mut().filter(|it| it.is_ghost) {
             seat.known_to.get_or_insert(old_head);
         }
+        if !self.commands.has_presence() {
+            // IDENTIFY carried it. One that waits is told next.
+            self.presence_told = super::clients::presence_d(&self.settings.upstream);
+        }
         if self.beginning.is_none() {
             self.write_epoch();
+            if let Some(journal) = &mut self.journal {
+                journal.push(&Record::Presence(&self.presence_told));
+            }
             if self.dirty.floor().is_none() {
                 // No dispatch has the numbers up to here: a replay that began there would look for one in vain.
                 self.floor = self.log.head();

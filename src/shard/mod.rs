@@ -131,6 +131,8 @@ pub struct Shard {
     identify_at: Option<Instant>,
     /// A request that waits until the store knows whose it is.
     held: Option<Held>,
+    /// `d` of op 3: what Discord was told last of the operator's presence, by IDENTIFY or by op 3.
+    presence_told: Box<str>,
     actions: VecDeque<Action>,
     events: Tally,
     latencies: report::Latencies,
@@ -177,6 +179,7 @@ impl Shard {
             restoring: None,
             identify_at: None,
             held: None,
+            presence_told: clients::presence_d(&settings.upstream),
             actions: VecDeque::new(),
             events: Tally::default(),
             latencies: report::Latencies::default(),

@@ -26,6 +26,7 @@ enum Kind {
     Request = 6,
     RequestDone = 7,
     Floor = 8,
+    Presence = 9,
 }
 
 /// One fact.
@@ -43,6 +44,8 @@ pub(super) enum Record<'a> {
     RequestDone(u64),
     /// The state of all guilds follows from what was checkpointed and the log from this index on.
     Floor(u64),
+    /// What Discord was told last of the operator's presence: `d` of op 3.
+    Presence(&'a str),
 }
 
 /// The session with Discord, and how its sequence numbers become indices.
@@ -167,6 +170,7 @@ impl<'a> Record<'a> {
             }),
             7 => Self::RequestDone(counted(f)?),
             8 => Self::Floor(counted(f)?),
+            9 => Self::Presence(text(f)?),
             _ => return None,
         };
         fields.0.is_empty().then_some(record)
@@ -216,6 +220,9 @@ impl<'a> Record<'a> {
             }),
             Self::RequestDone(tag) => frame::append(out, shard, Kind::RequestDone as u8, |out| put_u64(out, *tag)),
             Self::Floor(index) => frame::append(out, shard, Kind::Floor as u8, |out| put_u64(out, *index)),
+            Self::Presence(d) => {
+                frame::append(out, shard, Kind::Presence as u8, |out| put_bytes(out, d.as_bytes()));
+            }
         }
     }
 }
@@ -312,6 +319,7 @@ mod tests {
             Record::Request(request(None, None)),
             Record::RequestDone(77),
             Record::Floor(10),
+            Record::Presence(r#"{"status":"idle"}"#),
         ]
     }
 
@@ -330,7 +338,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_damaged_record_never_panics(
-            n in 0..12usize, damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            n in 0..13usize, damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
             cut in any::<prop::sample::Index>(),
         ) {
             let mut bytes = Vec::new();

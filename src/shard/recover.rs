@@ -37,6 +37,8 @@ struct Past {
     seats: BTreeMap<u64, Seat>,
     requests: BTreeMap<u64, Asked>,
     next_key: u64,
+    /// The operator's presence, as Discord was told it last; `None` when that was not written down.
+    presence: Option<Box<str>>,
     is_damaged: bool,
 }
 
@@ -65,6 +67,7 @@ impl Past {
             seats: BTreeMap::new(),
             requests: BTreeMap::new(),
             next_key: 1,
+            presence: None,
             is_damaged: false,
         }
     }
@@ -116,6 +119,7 @@ impl Past {
             }
             Record::RequestDone(tag) => drop(self.requests.remove(&tag)),
             Record::Floor(index) => self.floor = index,
+            Record::Presence(d) => self.presence = Some(d.into()),
         }
     }
 
@@ -228,6 +232,10 @@ impl Shard {
             shard.upstream = Upstream::restore(shard.settings.upstream.clone(), session, seed, now);
             shard.upstream.acknowledge(Some(sequence));
             shard.gates.restart_sequence(Some(sequence));
+            if let Some(told) = recovered.presence {
+                shard.presence_told = told;
+                shard.tell_presence(now);
+            }
         }
         if let Some(mut log) = recovered.log {
             log.seal_from(Some(sealed_to));

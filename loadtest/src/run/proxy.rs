@@ -160,7 +160,13 @@ pub async fn build() -> io::Result<PathBuf> {
     let program = super::program()?;
     let target = program.parent().and_then(Path::parent).ok_or(io::ErrorKind::NotFound)?;
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let status = Command::new(cargo)
+    let mut command = Command::new(cargo);
+    // `cargo run` tells this program of its own package. ring's build script looks at that, and would have half the proxy built anew whenever
+    // it is built by hand and from here in turn.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_of_package(&name.to_string_lossy())) {
+        command.env_remove(name);
+    }
+    let status = command
         .args(["build", "--release", "--bin", "shardgate", "--target-dir"])
         .arg(target)
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
@@ -171,6 +177,12 @@ pub async fn build() -> io::Result<PathBuf> {
         return Err(io::Error::other("the proxy could not be built"));
     }
     Ok(target.join("release").join("shardgate"))
+}
+
+fn is_of_package(variable: &str) -> bool {
+    ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"]
+        .iter()
+        .any(|it| variable.starts_with(it))
 }
 
 /// `cache` with every flag on, or off.

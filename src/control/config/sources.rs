@@ -4,7 +4,7 @@
 //! the other places of the token (`token`).
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -182,10 +182,19 @@ fn file(
     Ok(Some((found.display().to_string(), read_file(&found)?)))
 }
 
+/// Why a file could not be opened. In a container the user is seldom the one who made the file.
+pub(super) fn unreadable(error: &io::Error) -> String {
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return error.to_string();
+    }
+    let user = rustix::process::geteuid().as_raw();
+    format!("{error}: user {user}, as whom this runs, may not read it; remedy: `chown {user}` the file")
+}
+
 fn read_file(path: &Path) -> Result<Vec<u8>, Refusal> {
     let wanted = "a readable file, named by --config PATH or CONFIG, or config.json in the working directory, or SHARDGATE_* variables alone";
     let refuse = |found: String| Refusal::new(&path.display().to_string(), found, wanted);
-    let file = std::fs::File::open(path).map_err(|error| refuse(error.to_string()))?;
+    let file = std::fs::File::open(path).map_err(|error| refuse(unreadable(&error)))?;
     let mut text = Vec::new();
     file.take(CONFIG_BYTES_MAX + 1).read_to_end(&mut text).map_err(|error| refuse(error.to_string()))?;
     if text.len() as u64 > CONFIG_BYTES_MAX {

@@ -531,3 +531,14 @@ fn of_token_and_token_file_the_one_from_further_ahead_counts() {
     assert_eq!((both.config.token.secret(), both.token_source.as_str()), ("of-flag", "--token"));
     assert_eq!(both.notices.len(), 2, "{:?}", both.notices);
 }
+
+#[test]
+fn a_file_that_may_not_be_read_is_told_with_who_must_be_able_to() {
+    let user = rustix::process::geteuid().as_raw();
+    let line = sources::unreadable(&std::io::ErrorKind::PermissionDenied.into());
+    assert!(
+        line.contains(&format!("user {user}")) && line.ends_with(&format!("remedy: `chown {user}` the file")),
+        "{line}"
+    );
+    assert_eq!(sources::unreadable(&std::io::Error::from_raw_os_error(2)), "No such file or directory (os error 2)");
+}

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::Notice;
-use super::sources::{Environment, Values};
+use super::sources::{self, Environment, Values};
 use crate::control::keys::Refusal;
 
 /// Where Docker puts secrets, readable by all who are in the container.
@@ -108,7 +108,7 @@ fn from_keys(values: &Values, notices: &mut Vec<Notice>) -> Result<Option<(Token
 fn from_file(path: &Path, label: &str) -> Result<Token, Refusal> {
     let wanted = "a readable file with the token and nothing else";
     let refuse = |found: String| Refusal::new(label, found, wanted);
-    let file = std::fs::File::open(path).map_err(|error| refuse(error.to_string()))?;
+    let file = std::fs::File::open(path).map_err(|error| refuse(sources::unreadable(&error)))?;
     let mut text = Vec::new();
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(|error| refuse(error.to_string()))?;
     if text.len() as u64 > FILE_BYTES_MAX {

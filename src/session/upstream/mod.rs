@@ -231,11 +231,9 @@ impl Upstream {
         self.state = State::Waiting { until: now };
     }
 
-    /// IDENTIFYs carry this `d` of op 3 from now on. Whether it is another one than before.
-    pub fn set_presence(&mut self, presence: Option<String>) -> bool {
-        let is_new = self.settings.presence != presence;
+    /// IDENTIFYs carry this `d` of op 3 from now on.
+    pub fn set_presence(&mut self, presence: Option<String>) {
         self.settings.presence = presence;
-        is_new
     }
 
     pub fn status(&self) -> Status {

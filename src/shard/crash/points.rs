@@ -8,7 +8,7 @@ use super::stage::settings;
 use crate::session::payload::{self, ClientPayload, Identify, Resume, Token};
 use crate::shard::epoch::GUILDS_SILENCE_MAX;
 use crate::shard::seat::{Pumped, SeatKey};
-use crate::shard::{Action, ResumeRefused, Shard};
+use crate::shard::{Action, ResumeRefused, Shard, ShardSettings};
 use crate::store::StateBlob;
 use crate::wire::{CloseCode, Compression, Deframer, Encoder, Message, Role};
 
@@ -93,11 +93,42 @@ impl Point {
     }
 
     /// The process dies, and its state is yet to come back.
-    fn crash_before_its_state(mut self) -> (Self, Vec<StateBlob>) {
+    fn crash_before_its_state(self) -> (Self, Vec<StateBlob>) {
+        self.crash_into(settings())
+    }
+
+    /// The process dies, and comes back with these settings.
+    fn crash_into(mut self, settings: ShardSettings) -> (Self, Vec<StateBlob>) {
         self.disk.keep_written();
         let (recovered, states) = self.disk.recover();
-        self.shard = Shard::restore(settings(), Shapes::default(), &recovered, 2, self.now);
+        self.shard = Shard::restore(settings, Shapes::default(), &recovered, 2, self.now);
         (self, states)
+    }
+
+    /// The process dies, and comes back with `status` as the operator's presence.
+    fn crash_into_status(self, status: &str) -> Self {
+        let mut settings = settings();
+        settings.upstream.presence = Some(presence(status));
+        let (mut point, states) = self.crash_into(settings);
+        point.restore(&states);
+        point
+    }
+
+    /// RESUMEs as number `s`. Returns the op 3 that follow.
+    fn presences_after_resumed(&mut self, s: u64) -> Vec<String> {
+        let (_, sent) = self.connect();
+        assert!(sent.contains(r#""op":6"#), "{sent}");
+        assert_eq!(self.actions(), [], "nothing goes up before RESUMED");
+        self.say(&format!(r#"{{"t":"RESUMED","s":{s},"op":0,"d":{{}}}}"#));
+        self.presences()
+    }
+
+    fn presences(&mut self) -> Vec<String> {
+        let sent = self.actions().into_iter().map(|it| match it {
+            Action::Send(payload) => String::from_utf8(payload).unwrap(),
+            other => panic!("{other:?}"),
+        });
+        sent.inspect(|payload| assert!(payload.starts_with(r#"{"op":3,"#), "{payload}")).collect()
     }
 
     fn restore(&mut self, states: &[StateBlob]) {
@@ -199,6 +230,53 @@ fn a_request_goes_up_when_the_store_knows_whose_it_is_and_its_chunks_find_the_cl
     point.write();
     assert_eq!(peer.pump(&mut point), ["3 GUILD_MEMBERS_CHUNK", "4 RESUMED"]);
     assert_eq!(other.pump(&mut point), nothing());
+}
+
+fn presence(status: &str) -> String {
+    format!(r#"{{"since":null,"activities":[],"status":"{status}","afk":false}}"#)
+}
+
+#[test]
+fn a_presence_that_changed_while_the_process_was_away_is_told_once_and_after_resumed() {
+    let mut point = Point::new().crash_into_status("idle");
+    assert_eq!(point.presences_after_resumed(3), [format!(r#"{{"op":3,"d":{}}}"#, presence("idle"))]);
+    point.write();
+    let mut point = point.crash_into_status("idle");
+    assert_eq!(point.presences_after_resumed(4), nothing());
+    point.write();
+    // Of what was not sent before the next crash nothing is written.
+    let mut point = point.crash_into_status("dnd");
+    point.write();
+    let mut point = point.crash_into_status("dnd");
+    assert_eq!(point.presences_after_resumed(5), [format!(r#"{{"op":3,"d":{}}}"#, presence("dnd"))]);
+}
+
+#[test]
+fn a_presence_that_a_client_set_stays_over_a_crash_if_the_operators_is_the_same() {
+    let mut point = Point::new().crash_into_status("idle");
+    let mut peer = point.identify();
+    peer.pump(&mut point);
+    let op_3 = format!(r#"{{"op":3,"d":{}}}"#, presence("invisible"));
+    let Ok(ClientPayload::Command(command)) = payload::parse(op_3.as_bytes()) else { panic!() };
+    point.shard.on_command(point.now, peer.key, command).unwrap();
+    // It came after the operator's, which was waiting, and took its place.
+    assert_eq!(point.presences_after_resumed(3), [op_3]);
+    point.write();
+    let mut point = point.crash_into_status("idle");
+    assert_eq!(point.presences_after_resumed(4), nothing());
+}
+
+#[test]
+fn a_presence_that_identify_carried_is_not_told_again() {
+    let mut point = Point::new().crash_into_status("idle");
+    point.connect();
+    point.forget();
+    point.say(&READY.replace(r#""session_id":"a""#, r#""session_id":"b""#));
+    point.presences();
+    point.say(GUILD);
+    point.write();
+    let mut point = point.crash_into_status("idle");
+    assert_eq!(point.presences_after_resumed(3), nothing());
 }
 
 #[test]
