@@ -34,8 +34,8 @@ const KINDS: [(&str, Option<&str>); 9] = [
     ("shapes", None),
 ];
 
-/// What every shard is sent before it is measured, so that the decoders' windows are full in each state alike: 16 events of 16 KiB.
-const WARMING_EVENTS: usize = 16;
+/// What every shard is sent before it is measured, so that the decoders' windows are full in each state alike: 64 events of 16 KiB.
+const WARMING_EVENTS: usize = 64;
 const WARMING_BYTES: usize = 16 * 1024;
 
 /// One state of the proxy.
