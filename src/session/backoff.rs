@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 pub const DELAY_FIRST: Duration = Duration::from_secs(1);
 /// No delay is longer.
 pub const DELAY_MAX: Duration = Duration::from_secs(60);
-/// A session that was live for this long was no failed attempt: the next delay is a first one again.
-pub const LIVE_MIN: Duration = Duration::from_secs(60);
+/// A session that was live for this long was no failed attempt: the next delay is a first one again. RESUMEs are not limited, and whoever is cut off every
+/// minute must not wait for a minute each time.
+pub const LIVE_MIN: Duration = Duration::from_secs(10);
 
 /// One per upstream shard, for the life of the process.
 #[derive(Debug)]

@@ -53,6 +53,13 @@ use tally::Tally;
 
 pub use clients::SEATS_MAX;
 
+/// An IDENTIFY that waits until the state is back and everything up to the journal's mark is written, but no longer than `until`.
+#[derive(Clone, Copy, Debug)]
+struct HeldIdentify {
+    until: Instant,
+    mark: u64,
+}
+
 /// What one shard must be told.
 #[derive(Clone, Debug)]
 pub struct ShardSettings {
@@ -127,8 +134,8 @@ pub struct Shard {
     loaded: Loaded,
     /// After a restart, until the state is back.
     restoring: Option<Restoring>,
-    /// An IDENTIFY is wanted and waits for the state: until then at most.
-    identify_at: Option<Instant>,
+    /// An IDENTIFY is wanted and waits.
+    identify_held: Option<HeldIdentify>,
     /// A request that waits until the store knows whose it is.
     held: Option<Held>,
     /// `d` of op 3: what Discord was told last of the operator's presence, by IDENTIFY or by op 3.
@@ -177,7 +184,7 @@ impl Shard {
             last_mark: 0,
             loaded: Loaded::default(),
             restoring: None,
-            identify_at: None,
+            identify_held: None,
             held: None,
             presence_told: clients::presence_d(&settings.upstream),
             actions: VecDeque::new(),
@@ -376,7 +383,7 @@ impl Shard {
     pub fn due(&self) -> Option<Instant> {
         let commands = if self.held.is_none() { self.commands.due() } else { None };
         let restoring = self.restoring.as_ref().and_then(Restoring::due);
-        let own = [self.settling_due(), self.seeking_due, self.identify_at];
+        let own = [self.settling_due(), self.seeking_due, self.identify_held.map(|it| it.until)];
         [self.upstream.due(), commands, restoring].into_iter().chain(own).flatten().min()
     }
 
@@ -395,20 +402,19 @@ impl Shard {
 
     /// The next thing to do; `None` when there is nothing at `now`.
     pub fn poll(&mut self, now: Instant) -> Option<Action> {
-        if self
-            .identify_at
-            .take_if(|at| now >= *at || !self.restoring.as_ref().is_some_and(Restoring::is_under_way))
-            .is_some()
-        {
+        if self.identify_held.take_if(|it| now >= it.until).is_some() || self.take_identify() {
             return Some(Action::IdentifyWanted);
         }
         while let Some(action) = self.upstream.poll() {
             return Some(match action {
-                UpstreamAction::IdentifyWanted if self.restoring.as_ref().is_some_and(Restoring::is_under_way) => {
-                    self.identify_at = Some(now + IDENTIFY_HELD_MAX);
-                    continue;
+                UpstreamAction::IdentifyWanted => {
+                    let mark = self.journal.as_mut().map_or(0, Journal::ask);
+                    self.identify_held = Some(HeldIdentify { until: now + IDENTIFY_HELD_MAX, mark });
+                    if !self.take_identify() {
+                        continue;
+                    }
+                    Action::IdentifyWanted
                 }
-                UpstreamAction::IdentifyWanted => Action::IdentifyWanted,
                 UpstreamAction::IdentifySent => Action::IdentifySent,
                 UpstreamAction::IdentifyReturned => Action::IdentifyReturned,
                 UpstreamAction::Connect(url) => Action::Connect(url),
@@ -433,6 +439,13 @@ impl Shard {
             return Some(action);
         }
         self.next_command(now).map(Action::Send)
+    }
+
+    /// Whether an IDENTIFY was held and may go out now: the state is back, and what the session before it brought is written. Discord, which has
+    /// forgotten that session, would not tell it again.
+    fn take_identify(&mut self) -> bool {
+        let is_back = !self.restoring.as_ref().is_some_and(Restoring::is_under_way);
+        self.identify_held.take_if(|it| is_back && self.gates.is_open(it.mark)).is_some()
     }
 
     /// Whether `poll` has something for the clients or the store: pumping may have asked for it.

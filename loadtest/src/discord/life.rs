@@ -12,6 +12,9 @@ use super::world::{MEMBERS_PER_GUILD_MAX, TEXT_CHANNELS, World};
 
 /// Members that are tried when one with some property is wanted; after that the event is another one.
 const TRIES: usize = 8;
+/// Of a guild with more members things happen to so many: whom events have told of is listed in GUILD_CREATE from then on, and half a million of them would be
+/// more than the largest message there is.
+const ACTIVE_MEMBERS_MAX: usize = 20_000;
 /// Roles that every guild keeps.
 const BASE_ROLES: u32 = 5;
 
@@ -552,7 +555,8 @@ fn role(state: &GuildState, rng: &mut Rng) -> u32 {
 
 /// A member with some property, the bot among them; `None` when none is found soon.
 fn member(state: &GuildState, rng: &mut Rng, is_fit: fn(&Person) -> bool) -> Option<u32> {
-    let tried = (0..TRIES).map(|_| rng.usize(..state.people.len()));
+    let active = state.people.len().min(ACTIVE_MEMBERS_MAX);
+    let tried = (0..TRIES).map(|_| rng.usize(..active));
     let mut fit = tried.filter(|it| state.people[*it].is_in && is_fit(&state.people[*it]));
     fit.next().map(|it| it as u32)
 }
