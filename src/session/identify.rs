@@ -14,7 +14,7 @@ use crate::wire::ShardId;
 /// Source: Discord, Gateway › Rate limiting (`max_concurrency`).
 pub const IDENTIFY_INTERVAL: Duration = Duration::from_secs(5);
 /// What the network may shift two IDENTIFYs against each other; libraries add 0.3 to 1.5 s.
-pub const IDENTIFY_SLACK: Duration = Duration::from_millis(250);
+pub const IDENTIFY_SLACK: Duration = Duration::from_millis(500);
 /// A turn is void this long after its `not_before`: a shard that holds it longer has lost it.
 pub const TURN_HELD_MAX: Duration = Duration::from_secs(60);
 /// How often the budget returns to its total.

@@ -25,7 +25,7 @@ use world::{Totals, World};
 /// Enough for each kind of trouble to meet each other kind; thousands more are run by hand.
 const SEEDS_DEFAULT: u64 = 300;
 /// A break that is not noticed in this many seeds is not noticed.
-const SABOTAGED_SEEDS_MAX: u64 = 60;
+const SABOTAGED_SEEDS_MAX: u64 = 400;
 
 thread_local! {
     /// Panics of this thread are expected: nobody wants to read them.
