@@ -13,8 +13,12 @@ const MEMBER: &str = r#"{"user":{"username":"grüße","public_flags":0,"id":"803
 
 /// A dispatch of about `len` bytes in Discord's own form, with ids that differ so that it does not compress to nothing.
 fn payload(len: usize) -> Vec<u8> {
+    payload_from(80_351_110_224_678_912, len)
+}
+
+/// The same, with ids that follow from `id`.
+fn payload_from(mut id: u64, len: usize) -> Vec<u8> {
     let mut members = String::new();
-    let mut id = 80_351_110_224_678_912_u64;
     while members.len() < len {
         id = id.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         members += &MEMBER.replace("80351110224678912", &(id >> 6).to_string());
@@ -116,6 +120,29 @@ fn wire(c: &mut Criterion) {
     }
 }
 
+/// What a core with many clients does: each event finds the context of its client cold.
+fn streams(c: &mut Criterion) {
+    const CLIENTS: usize = 225;
+    let payloads: Vec<_> = (0..1000).map(|n| payload_from(n, 1 << 10)).collect();
+    let mut group = c.benchmark_group("wire/225 streams in turn");
+    group.throughput(Throughput::Bytes(payloads[0].len() as u64));
+    for (step, compression) in
+        [("none", Compression::None), ("deflate", Compression::Zlib), ("zstd", Compression::Zstd)]
+    {
+        let mut encoders: Vec<_> = (0..CLIENTS).map(|_| Encoder::new(compression)).collect();
+        let mut out = Vec::new();
+        let mut n = 0;
+        group.bench_function(BenchmarkId::new(step, "1KiB"), |b| {
+            b.iter(|| {
+                out.clear();
+                encoders[n % CLIENTS].write(&[black_box(&payloads[n % payloads.len()])], &mut out);
+                n += 1;
+            });
+        });
+    }
+    group.finish();
+}
+
 /// One compressed message, without its frame header.
 fn message(encoder: &mut Encoder, payload: &[u8]) -> Vec<u8> {
     let mut stream = Vec::new();
@@ -124,5 +151,5 @@ fn message(encoder: &mut Encoder, payload: &[u8]) -> Vec<u8> {
     stream.split_off(header_len)
 }
 
-criterion_group!(benches, wire);
+criterion_group!(benches, wire, streams);
 criterion_main!(benches);

@@ -44,7 +44,8 @@ pub fn events(bytes: &[u8]) {
     assert!(written(&other) == (ready, guilds), "put back, the state is another");
 }
 
-fn written(cache: &Cache) -> (Vec<u8>, Vec<(GuildId, Vec<u8>)>) {
+/// READY and each guild, as a client would be sent them.
+pub(super) fn written(cache: &Cache) -> (Vec<u8>, Vec<(GuildId, Vec<u8>)>) {
     let mut ready = Vec::new();
     cache.write_ready("s", "u", [0, 1], &mut ready);
     let guilds = cache.guilds().map(|id| {

@@ -64,6 +64,7 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::properties::written;
     use crate::cache::{CacheFlags, Shapes};
 
     fn cache() -> Cache {
@@ -77,17 +78,6 @@ mod tests {
         cache.apply(b"GUILD_CREATE", br#"{"id":"5","name":"five","new":[1, 2]}"#).unwrap();
         cache.apply(b"GUILD_CREATE", br#"{"id":"9","name":"joined"}"#).unwrap();
         cache
-    }
-
-    fn written(cache: &Cache) -> (Vec<u8>, Vec<(GuildId, Vec<u8>)>) {
-        let mut ready = Vec::new();
-        cache.write_ready("s", "u", [0, 1], &mut ready);
-        let guilds = cache.guilds().map(|id| {
-            let mut d = Vec::new();
-            cache.write_guild(id, &mut d).unwrap();
-            (id, d)
-        });
-        (ready, guilds.collect())
     }
 
     #[test]

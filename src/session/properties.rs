@@ -41,12 +41,12 @@ fn without_nonce(d: &Value) -> Value {
     d
 }
 
-/// Some instant to count from.
+/// Some instant to count from: for this and for what stands above.
 #[expect(
     clippy::disallowed_methods,
     reason = "an Instant has no other constructor, and this one is never compared with the clock"
 )]
-fn origin() -> Instant {
+pub(crate) fn origin() -> Instant {
     Instant::now()
 }
 

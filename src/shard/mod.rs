@@ -402,18 +402,12 @@ impl Shard {
 
     /// The next thing to do; `None` when there is nothing at `now`.
     pub fn poll(&mut self, now: Instant) -> Option<Action> {
-        if self.identify_held.take_if(|it| now >= it.until).is_some() || self.take_identify() {
-            return Some(Action::IdentifyWanted);
-        }
         while let Some(action) = self.upstream.poll() {
             return Some(match action {
                 UpstreamAction::IdentifyWanted => {
                     let mark = self.journal.as_mut().map_or(0, Journal::ask);
                     self.identify_held = Some(HeldIdentify { until: now + IDENTIFY_HELD_MAX, mark });
-                    if !self.take_identify() {
-                        continue;
-                    }
-                    Action::IdentifyWanted
+                    continue;
                 }
                 UpstreamAction::IdentifySent => Action::IdentifySent,
                 UpstreamAction::IdentifyReturned => Action::IdentifyReturned,
@@ -427,6 +421,9 @@ impl Shard {
                     Action::Close(code)
                 }
             });
+        }
+        if self.take_identify(now) {
+            return Some(Action::IdentifyWanted);
         }
         if let Some(code) = self.upstream.stopped()
             && !self.stopped_said
@@ -443,9 +440,9 @@ impl Shard {
 
     /// Whether an IDENTIFY was held and may go out now: the state is back, and what the session before it brought is written. Discord, which has
     /// forgotten that session, would not tell it again.
-    fn take_identify(&mut self) -> bool {
+    fn take_identify(&mut self, now: Instant) -> bool {
         let is_back = !self.restoring.as_ref().is_some_and(Restoring::is_under_way);
-        self.identify_held.take_if(|it| is_back && self.gates.is_open(it.mark)).is_some()
+        self.identify_held.take_if(|it| now >= it.until || is_back && self.gates.is_open(it.mark)).is_some()
     }
 
     /// Whether `poll` has something for the clients or the store: pumping may have asked for it.

@@ -1,13 +1,13 @@
-//! What must hold for any records that the store gives back: called by property tests and by the fuzz targets `recover` and `segment`.
+//! What must hold for any records and segments that the store gives back: called by property tests and by the fuzz targets `recover` and `segment`. And
+//! the settings that tests of shards begin with.
 //!
 //! Not for use outside of tests.
-
-use std::time::Instant;
 
 use super::record::Record;
 use super::segment::Segment;
 use super::{Shard, ShardSettings};
 use crate::cache::{CacheFlags, Shapes};
+use crate::session::properties::origin;
 use crate::session::upstream::UpstreamSettings;
 use crate::store::{Recovered, frame};
 use crate::wire::ShardId;
@@ -22,7 +22,8 @@ const STEPS_MAX: usize = 64;
 pub fn recover(bytes: &[u8]) {
     let mut stored = Recovered::default();
     let mut rest = bytes;
-    let (now, shard) = (origin(), ShardId(0));
+    let (now, settings) = (origin(), ShardSettings { cache: CacheFlags::ALL, ..settings() });
+    let shard = settings.upstream.shard;
     while let [kind, high, low, after @ ..] = rest {
         let len = usize::from(u16::from_be_bytes([*high, *low])).min(after.len());
         let (payload, after) = after.split_at(len);
@@ -38,7 +39,7 @@ pub fn recover(bytes: &[u8]) {
     if let [first, len] = *rest {
         stored.sealed.push((first.into(), u64::from(first) + u64::from(len)));
     }
-    let mut shard = Shard::restore(settings(shard), Shapes::default(), &stored, 1, now);
+    let mut shard = Shard::restore(settings, Shapes::default(), &stored, 1, now);
     shard.on_state_complete(now);
     let mut at = now;
     for _ in 0..STEPS_MAX {
@@ -63,10 +64,11 @@ pub fn segment(bytes: &[u8]) {
     }
 }
 
-fn settings(shard: ShardId) -> ShardSettings {
+/// The settings of shard 0, alone, of a bot that nobody has: for tests and benches, which change what they are about.
+pub fn settings() -> ShardSettings {
     ShardSettings {
         upstream: UpstreamSettings {
-            shard,
+            shard: ShardId(0),
             shard_count: 1,
             token: "secret".to_owned(),
             intents: 1,
@@ -74,18 +76,9 @@ fn settings(shard: ShardId) -> ShardSettings {
             gateway_url: "ws://gateway.invalid".to_owned(),
             compression: Compression::None,
         },
-        cache: CacheFlags::ALL,
+        cache: CacheFlags::default(),
         externally_accessible_url: "ws://localhost:7878".to_owned(),
     }
-}
-
-/// Some instant to count from.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "an Instant has no other constructor, and this one is never compared with the clock"
-)]
-fn origin() -> Instant {
-    Instant::now()
 }
 
 #[cfg(test)]

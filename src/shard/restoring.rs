@@ -17,7 +17,7 @@ use crate::wire::json;
 /// Bytes of log replayed before the core may do something else.
 const REPLAY_BYTES_MAX: usize = 16 * 1024;
 
-/// An IDENTIFY waits this long for the state: with it, clients that stay can be told what READY changes; without it their sessions end.
+/// An IDENTIFY waits this long for the state and for the store: with the state, clients that stay can be told what READY changes; without it their sessions end.
 pub(super) const IDENTIFY_HELD_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]

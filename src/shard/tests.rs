@@ -23,19 +23,10 @@ fn secs(secs: u64) -> Duration {
 }
 
 fn settings(shard: u32) -> ShardSettings {
-    ShardSettings {
-        upstream: UpstreamSettings {
-            shard: ShardId(shard),
-            shard_count: 4,
-            token: "secret".to_owned(),
-            intents: INTENT_GUILDS,
-            presence: None,
-            gateway_url: "ws://gateway.invalid".to_owned(),
-            compression: Compression::None,
-        },
-        cache: CacheFlags::default(),
-        externally_accessible_url: "ws://localhost:7878".to_owned(),
-    }
+    let mut settings = properties::settings();
+    (settings.upstream.shard, settings.upstream.shard_count) = (ShardId(shard), 4);
+    settings.upstream.intents = INTENT_GUILDS;
+    settings
 }
 
 fn say(shard: &mut Shard, now: Instant, payload: &str) {

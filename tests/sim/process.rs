@@ -5,13 +5,12 @@
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use shardgate::cache::{CacheFlags, Shapes};
+use shardgate::cache::Shapes;
 use shardgate::session::identify::IdentifyQueue;
-use shardgate::session::upstream::UpstreamSettings;
 use shardgate::shard::group::{Group, LogBudget};
-use shardgate::shard::{Shard, ShardSettings};
+use shardgate::shard::{Shard, ShardSettings, properties};
 use shardgate::store::{StateStep, frame};
-use shardgate::wire::{Compression, ShardId};
+use shardgate::wire::ShardId;
 
 use crate::sabotage::{Sabotage, Saboteur};
 use crate::storage::{Disk, FromStore, Storage, ToStore};
@@ -56,19 +55,9 @@ pub struct Process {
 }
 
 fn settings(shard: usize, shards: usize) -> ShardSettings {
-    ShardSettings {
-        upstream: UpstreamSettings {
-            shard: ShardId(shard as u32),
-            shard_count: shards as u32,
-            token: "secret".to_owned(),
-            intents: 1,
-            presence: None,
-            gateway_url: "ws://gateway.invalid".to_owned(),
-            compression: Compression::None,
-        },
-        cache: CacheFlags::default(),
-        externally_accessible_url: "ws://localhost:7878".to_owned(),
-    }
+    let mut settings = properties::settings();
+    (settings.upstream.shard, settings.upstream.shard_count) = (ShardId(shard as u32), shards as u32);
+    settings
 }
 
 impl Process {

@@ -204,8 +204,12 @@ impl<'a> Chaos<'a> {
         self.clients.iter().for_each(|it| it.judge.borrow_mut().settle(last(it)));
         let mut outcome = Outcome { scenario: "chaos", seconds, ..Outcome::default() };
         outcome.delivered = self.clients.iter().map(|it| it.judge.borrow().delivered).sum();
-        Snapshot::take(&self.clients, &self.fake.stats().await?).fill(&self.before, &mut outcome);
+        for proxy in std::iter::once(&mut self.proxy).chain(&mut self.control) {
+            proxy.wait().await?;
+        }
         self.compare().await?;
+        // After all shards are back: whoever was away for too long has identified anew by now, and is counted.
+        Snapshot::take(&self.clients, &self.fake.stats().await?).fill(&self.before, &mut outcome);
         self.clients.iter().for_each(|it| it.order(Order::Leave));
         sleep(POLL * 4).await;
         self.tasks.iter().for_each(JoinHandle::abort);

@@ -135,7 +135,8 @@ impl Proxy {
         Ok(ended_well)
     }
 
-    async fn wait(&mut self) -> io::Result<()> {
+    /// Until every shard is live. Errs when the process ends, or after `START`.
+    pub async fn wait(&mut self) -> io::Result<()> {
         let url = format!("{}/readyz", self.url.replacen("ws", "http", 1));
         for _ in 0..START.as_millis() / POLL.as_millis() {
             if let Ok((200, _)) = http::call("GET", &url, "", self.roots.clone()).await {

@@ -12,10 +12,10 @@ use crate::runtime::settings::LiveSettings;
 use crate::runtime::tls;
 use crate::session::client::ClientLimits;
 use crate::session::payload::{Identify, Token as BotToken};
-use crate::session::upstream::{CONNECT_MAX, UpstreamSettings};
+use crate::session::upstream::CONNECT_MAX;
+use crate::shard::Shard;
 use crate::shard::group::LogBudget;
 use crate::shard::pressure::Pressure;
-use crate::shard::{Shard, ShardSettings};
 use crate::wire::ShardId;
 
 mod keeping;
@@ -104,19 +104,7 @@ impl Net for Stage {
 
 /// A core with one shard, and the end of its mail to the control thread.
 fn core(now: Instant) -> (Core<Stage>, mpsc::Receiver<ToControl>) {
-    let settings = ShardSettings {
-        upstream: UpstreamSettings {
-            shard: ShardId(0),
-            shard_count: 1,
-            token: "secret".to_owned(),
-            intents: 1,
-            presence: None,
-            gateway_url: "ws://gateway.invalid".to_owned(),
-            compression: Compression::None,
-        },
-        cache: crate::cache::CacheFlags::default(),
-        externally_accessible_url: "ws://localhost:7878".to_owned(),
-    };
+    let settings = crate::shard::properties::settings();
     let shared = Shared {
         rules: Rules {
             token: BotToken("secret".to_owned()),

@@ -545,6 +545,20 @@ fn a_jump_of_the_sequence_is_taken_and_resumed_from() {
 }
 
 #[test]
+fn a_number_that_discord_cannot_have_counted_to_costs_the_connection() {
+    let huge = u64::MAX.to_string();
+    for (mut upstream, payload) in [
+        (live(start()), dispatch(u64::MAX)),
+        (live(start()), format!(r#"{{"t":"RESUMED","s":{huge},"op":0,"d":{{}}}}"#)),
+        (identified(start()), READY.replace(r#""s":1"#, &format!(r#""s":{huge}"#))),
+    ] {
+        assert_eq!(say(&mut upstream, start(), &payload), Received::Handled, "{payload}");
+        assert!(actions(&mut upstream).contains(&UpstreamAction::Close(CloseCode::DECODE_ERROR)), "{payload}");
+        assert!(upstream.session().is_none_or(|it| it.sequence < 100), "{payload}");
+    }
+}
+
+#[test]
 fn unknown_ops_and_a_second_hello_change_nothing_and_unknown_events_are_passed_on() {
     let now = start();
     let mut upstream = live(now);

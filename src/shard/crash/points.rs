@@ -232,6 +232,18 @@ fn a_request_goes_up_when_the_store_knows_whose_it_is_and_its_chunks_find_the_cl
     assert_eq!(other.pump(&mut point), nothing());
 }
 
+#[test]
+fn an_identify_goes_up_when_all_of_the_forgotten_session_is_written() {
+    let mut point = Point::new();
+    point.message(3);
+    point.say(FORGOTTEN);
+    point.now = point.shard.due().unwrap();
+    point.shard.on_timeout(point.now);
+    assert!(!point.wants_to_identify() && point.shard.journal().unwrap().urgent);
+    point.write();
+    assert!(point.wants_to_identify() && !point.wants_to_identify());
+}
+
 fn presence(status: &str) -> String {
     format!(r#"{{"since":null,"activities":[],"status":"{status}","afk":false}}"#)
 }

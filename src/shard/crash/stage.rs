@@ -7,12 +7,12 @@ use super::client::Client;
 use super::discord::{Discord, guilds};
 use super::disk::Disk;
 use crate::session::payload::{self, ClientPayload, Identify, Resume, Token};
-use crate::session::upstream::{Status, UpstreamSettings};
+use crate::session::upstream::Status;
 use crate::shard::clients::SEEK_MAX;
 use crate::shard::seat::Pumped;
-use crate::shard::{Action, ResumeRefused, Shard, ShardSettings};
+use crate::shard::{Action, ResumeRefused, Shard, ShardSettings, properties};
 use crate::store::StateBlob;
-use crate::wire::{CloseCode, Compression, ShardId};
+use crate::wire::CloseCode;
 
 const CLIENTS: usize = 3;
 const STEPS: usize = 400;
@@ -562,17 +562,7 @@ impl Shard {
 }
 
 pub fn settings() -> ShardSettings {
-    ShardSettings {
-        upstream: UpstreamSettings {
-            shard: ShardId(0),
-            shard_count: 4,
-            token: "secret".to_owned(),
-            intents: 1,
-            presence: None,
-            gateway_url: "ws://gateway.invalid".to_owned(),
-            compression: Compression::None,
-        },
-        cache: super::discord::flags(),
-        externally_accessible_url: "ws://localhost:7878".to_owned(),
-    }
+    let mut settings = ShardSettings { cache: super::discord::flags(), ..properties::settings() };
+    settings.upstream.shard_count = 4;
+    settings
 }
