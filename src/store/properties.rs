@@ -26,7 +26,10 @@ impl Script<'_> {
     }
 }
 
-/// Damages one file: cut short, one byte flipped, bytes overwritten, or not at all. True if it did anything.
+/// Damages one file: cut short, one bit flipped, bytes overwritten, or not at all. True if it did anything.
+///
+/// What overwrites is noise, not the script's own bytes: a fuzzer that watches comparisons writes whole headers with the right checksum, and a
+/// checksum is no signature.
 fn damage(script: &mut Script<'_>, file: &mut Vec<u8>) -> bool {
     if file.is_empty() {
         return false;
@@ -37,12 +40,11 @@ fn damage(script: &mut Script<'_>, file: &mut Vec<u8>) -> bool {
         1 => file.truncate(at),
         2 => file[at] ^= 1 << (script.byte() % 8),
         _ => {
-            let rest = script.0;
-            let len = rest.len().min(file.len() - at);
-            if file[at..at + len] == rest[..len] {
-                return false;
-            }
-            file[at..at + len].copy_from_slice(&rest[..len]);
+            let len = (1 + script.number() % 4096).min(file.len() - at);
+            let mut noise = fastrand::Rng::with_seed(script.number() as u64);
+            let before = file[at..at + len].to_vec();
+            noise.fill(&mut file[at..at + len]);
+            return file[at..at + len] != before;
         }
     }
     true

@@ -1,9 +1,17 @@
 //! One thread of a process held still while the others run: what a core looks like that is stuck.
 //!
-//! By ptrace(2), since SIGSTOP stops all threads of a process. Nothing of the thread is read or changed.
+//! By ptrace(2), since SIGSTOP stops all threads of a process. Nothing of the thread's memory is read or changed.
 
 use std::io;
 use std::ptr;
+use std::time::Duration;
+
+/// Where a core waits for events. It has no lock there; anywhere else it may have the log's or the allocator's, and then all threads stand still.
+const WAITS: [libc::c_long; 4] =
+    [libc::SYS_io_uring_enter, libc::SYS_epoll_wait, libc::SYS_epoll_pwait, libc::SYS_epoll_pwait2];
+/// How often it is tried to find the thread there, and how long it may go on between.
+const TRIES: usize = 1000;
+const GO_ON: Duration = Duration::from_millis(2);
 
 /// Held until it is dropped, on the thread that made it.
 pub struct HeldThread {
@@ -11,11 +19,23 @@ pub struct HeldThread {
 }
 
 impl HeldThread {
-    /// Holds the thread of this name; its process is a child of ours.
+    /// Holds the thread of this name where it waits for events; its process is a child of ours.
     ///
-    /// Errs with `NotFound` when there is no such thread, and as ptrace(2) does where it is forbidden.
+    /// Errs with `NotFound` when there is no such thread, with `TimedOut` when it never waits, and as ptrace(2) does where it is forbidden.
     pub fn new(pid: u32, name: &str) -> io::Result<Self> {
         let tid = tid_of(pid, name)?;
+        for _ in 0..TRIES {
+            let held = Self::stop(tid)?;
+            if WAITS.contains(&syscall_of(pid, tid)?) {
+                return Ok(held);
+            }
+            drop(held);
+            std::thread::sleep(GO_ON);
+        }
+        Err(io::Error::new(io::ErrorKind::TimedOut, format!("thread {name} of process {pid} is never found waiting")))
+    }
+
+    fn stop(tid: libc::pid_t) -> io::Result<Self> {
         // SAFETY: the request takes no address, and data 0 means no options; no memory of ours is touched.
         check(unsafe { libc::ptrace(libc::PTRACE_SEIZE, tid, ptr::null_mut::<u8>(), ptr::null_mut::<u8>()) })?;
         // From here on it is let go when dropped.
@@ -44,6 +64,15 @@ fn tid_of(pid: u32, name: &str) -> io::Result<libc::pid_t> {
         }
     }
     Err(io::Error::new(io::ErrorKind::NotFound, format!("process {pid} has no thread {name}")))
+}
+
+/// The number of the system call in which a stopped thread is, -1 outside of any.
+///
+/// Source: proc_pid_syscall(5).
+fn syscall_of(pid: u32, tid: libc::pid_t) -> io::Result<libc::c_long> {
+    let line = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall"))?;
+    let number = line.split_whitespace().next().and_then(|it| it.parse().ok());
+    number.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, line))
 }
 
 fn check(result: libc::c_long) -> io::Result<()> {

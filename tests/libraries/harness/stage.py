@@ -21,7 +21,7 @@ FAKE_DISCORD = {
     "members": 20,
     "outage-every": 2,  # One guild of shard 0 is unavailable.
     "max-concurrency": SHARDS,
-    "identify-interval-ms": 20,  # The witness and the gateway's user identify in turn.
+    "identify-interval-ms": 20,  # Libraries identify one shard after the other.
     "heartbeat-interval-ms": 5000,  # So that every library beats a few times.
     "rate": 0,  # Until the guilds were compared.
     "token": TOKEN,
@@ -52,8 +52,7 @@ class Stage:
         await self.cable.open()
         fake = await self._start_fake_discord()
         self._admin = fake["admin"]
-        for shard in range(SHARDS):
-            self.shown.append(await witness.read_guilds(fake["gateway"], TOKEN, shard, SHARDS, INTENTS))
+        await self.call_witness(fake["gateway"])
         await self.rest.open(self.shown[0].user)
         if self._shardgate:
             port = await self._start_proxy(fake["rest"])
@@ -63,6 +62,12 @@ class Stage:
             self.rest.gateway_rest = fake["rest"]
             self.rest.gateway_url = self.cable.url
         self.cable.plug("127.0.0.1", port)
+
+    async def call_witness(self, gateway):
+        """Has every shard's guilds told to the witness. Whoever comes next need not wait for its IDENTIFYs to cool."""
+        for shard in range(SHARDS):
+            self.shown.append(await witness.read_guilds(gateway, TOKEN, shard, SHARDS, INTENTS))
+        await self.order(f"limits?max_concurrency={SHARDS}")
 
     def more_keys(self):
         """Keys that a stage adds to the proxy's configuration."""

@@ -11,8 +11,7 @@ from .cable import Cable
 from .http import RestStub
 from .processes import exit_status
 from .scenario import DELIVERY_S, START_S, message
-from .stage import INTENTS, SHARDS, TOKEN, Stage, start_bot
-from . import witness
+from .stage import SHARDS, TOKEN, Stage, start_bot
 
 EVENTS = 10_000
 FAKE_DISCORD = {"big-guild": 0, "guilds": 6, "identify-limit": 1000}
@@ -44,8 +43,7 @@ class Ways(Stage):
         await self.cable.open()
         fake = await self._start_fake_discord(FAKE_DISCORD)
         self._admin = fake["admin"]
-        for shard in range(SHARDS):
-            self.shown.append(await witness.read_guilds(fake["gateway"], TOKEN, shard, SHARDS, INTENTS))
+        await self.call_witness(fake["gateway"])
         port = await self._start_proxy(fake["rest"])
         self.cable.plug("127.0.0.1", port)
         self.direct, self.proxied = Way(), Way()
