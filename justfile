@@ -32,7 +32,7 @@ identify *options:
 chaos *options:
     cargo run --release -p loadtest -- chaos {{options}}
 
-# everything measured in some 25 minutes, as a page and as JSON (just report --quick: some 3 minutes)
+# everything measured in some 25 minutes, as a page and as JSON (just report --quick: some 4 minutes)
 report *options:
     cargo run --release -p loadtest -- report --html report.html --json report.json {{options}}
 

@@ -18,7 +18,7 @@ use crate::state::options::Options as StateOptions;
 use crate::state::pages;
 use crate::state::stage::{machine, mib, start_proxy};
 
-/// Until the memory of a proxy alone counts: its allocator gives back with a delay of some ten seconds.
+/// Until a proxy is at rest: its allocator gives back memory with a delay of some ten seconds.
 const SETTLE: Duration = Duration::from_secs(12);
 /// Lets what the last setup left behind come to its end.
 const BETWEEN: Duration = Duration::from_millis(300);
@@ -74,6 +74,9 @@ async fn load(options: &Options, setup: &Setup, dir: &Path, report: &mut Report)
     let mut run = Run::open(&run_options, dir).await?;
     let mut trace = Trace { setup: setup.name.to_owned(), ..Trace::default() };
     for step in &setup.steps {
+        if step.events_per_s == 0.0 {
+            tokio::time::sleep(SETTLE).await;
+        }
         let outcome = run.perform(step.scenario, step.events_per_s, Duration::from_secs(step.seconds)).await?;
         let sample = Sample::of(&outcome, step.events_per_s == 0.0);
         println!("{}", line(setup.name, &step.name, &sample));

@@ -8,7 +8,7 @@ pub const REPORT_SPECS: &[Spec] = &[
     ("html", Some("FILE"), "write the page there"),
     ("json", Some("FILE"), "write the figures there, for `compare`"),
     ("from", Some("FILE"), "measure nothing: make the page of a JSON that was written before"),
-    ("quick", None, "some three minutes instead of twenty-five: short runs, once each, encodings at one rate alone"),
+    ("quick", None, "some four minutes instead of twenty-five: short runs, once each, encodings at one rate alone"),
     ("repeats", Some("N"), "runs of everything, in turn; default 3, quick: 1"),
     ("seconds", Some("N"), "of traffic at each rate, default 5, quick: 2"),
     ("rate", Some("N"), "events per second over all shards, several with commas; default 2000,10000,60000,100000"),

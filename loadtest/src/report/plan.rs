@@ -11,6 +11,8 @@ use crate::run::scenario::Scenario;
 pub const USUAL_RATE: u32 = 10_000;
 /// One shard alone.
 pub const SINGLE_RATE: u32 = 2_000;
+/// Without events: every connection beats once in it, at Discord's 41.25 s.
+const IDLE_SECONDS: u64 = 42;
 /// The setup that the targets are for: events of a fake Discord with zlib-stream, all state cached, plain clients.
 pub const HEADLINE: &str = "cached";
 pub const TROUBLES: [Scenario; 5] =
@@ -151,7 +153,7 @@ pub fn whole(options: &Options) -> Vec<Setup> {
             steps: vec![Step::steady(SINGLE_RATE, options.seconds)],
             ..new("single", "one shard alone")
         },
-        Setup { steps: vec![step("idle", Scenario::Steady, 0.0, 2 * options.seconds)], ..new("idle", "no event") },
+        Setup { steps: vec![step("idle", Scenario::Steady, 0.0, IDLE_SECONDS)], ..new("idle", "no event") },
         Setup {
             steps: vec![step("flood", Scenario::Steady, f64::INFINITY, options.seconds)],
             ..new("flood", "as fast as it goes")
