@@ -73,6 +73,10 @@ deployment:
 cpu-targets *targets:
     tuning/cpu-targets {{targets}}
 
+# what a profile and BOLT gain (needs Debian's llvm-22 and bolt-22)
+pgo *options:
+    tuning/pgo {{options}}
+
 # all figures of this commit in a folder, beside those of another (just benchmarks figures last; QUICK=1)
 benchmarks out="figures" last="":
     tuning/benchmarks {{out}} {{last}}

@@ -52,6 +52,7 @@ pub struct Epoll {
     /// Sockets with bytes, as this turn found them; `next` receives from them.
     readable: VecDeque<Token>,
     pool: Rc<Pool>,
+    gathering: Duration,
 }
 
 impl Epoll {
@@ -65,6 +66,7 @@ impl Epoll {
             ready: Vec::with_capacity(EVENTS_MAX),
             readable: VecDeque::with_capacity(EVENTS_MAX),
             pool: Rc::default(),
+            gathering: Duration::ZERO,
         })
     }
 
@@ -271,7 +273,11 @@ impl Net for Epoll {
                 self.prepare(token);
             }
         }
-        let rest = self.table.rest(timeout);
+        let mut rest = self.table.rest(timeout);
+        if !self.gathering.is_zero() && rest != Some(Duration::ZERO) {
+            std::thread::sleep(rest.map_or(self.gathering, |it| it.min(self.gathering)));
+            rest = Some(Duration::ZERO);
+        }
         let mut ready = std::mem::take(&mut self.ready);
         match sys::epoll_wait(self.epoll.as_fd(), &mut ready, rest) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
@@ -282,6 +288,10 @@ impl Net for Epoll {
         }
         self.ready = ready;
         Ok(())
+    }
+
+    fn gather(&mut self, time: Duration) {
+        self.gathering = time;
     }
 
     fn next(&mut self) -> Option<Event> {

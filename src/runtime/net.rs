@@ -116,6 +116,9 @@ pub trait Net: Sized {
     /// Flush all dirty outboxes, then sleep until an event or until `timeout` has passed (`None`: forever). May wake without
     /// events; EINTR is one reason. An error is the backend's end: drop it.
     fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()>;
+    /// From now on a turn that sleeps does so for `time`, until its timeout, or until there are many events, whichever comes
+    /// first: fewer and fuller turns. Zero, as in the beginning: it wakes for every event.
+    fn gather(&mut self, time: Duration);
     /// The next event of this turn.
     fn next(&mut self) -> Option<Event>;
     /// Sockets in this backend: also those that linger or whose `Closed` was not taken yet; listeners are not counted, but those

@@ -34,6 +34,9 @@ const SUBMISSIONS: u32 = 512;
 /// Answers per system call.
 const COMPLETIONS: u32 = 4096;
 
+/// Answers that end a turn's gathering.
+const GATHERED: u32 = 64;
+
 /// System calls in one turn without reaching an empty queue; beyond, the ring counts as broken.
 const ROUNDS_MAX: u32 = 10_000;
 
@@ -78,6 +81,7 @@ pub struct Ring {
     polling_mail: bool,
     /// Something follows when a send of this turn takes everything. The kernel does not report that, so the turn does not sleep.
     hasty: bool,
+    gathering: Duration,
     failed: bool,
 }
 
@@ -102,6 +106,7 @@ impl Ring {
             mailbox: None,
             polling_mail: false,
             hasty: false,
+            gathering: Duration::ZERO,
             failed: false,
         })
     }
@@ -183,9 +188,13 @@ impl Ring {
 
     /// Enters the kernel until it has consumed every request and has no answer left: once, as a rule.
     fn run(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let mut rest = timeout;
+        let (mut rest, mut wanted) = (timeout, 1);
+        if !self.gathering.is_zero() {
+            rest = Some(timeout.map_or(self.gathering, |it| it.min(self.gathering)));
+            wanted = GATHERED;
+        }
         for _ in 0..ROUNDS_MAX {
-            self.queue.enter(rest)?;
+            self.queue.enter(rest, wanted)?;
             while let Some(completion) = self.queue.next() {
                 self.on_completion(completion);
             }
@@ -404,6 +413,10 @@ impl Net for Ring {
         let turned = self.try_turn(timeout);
         self.failed = turned.is_err();
         turned
+    }
+
+    fn gather(&mut self, time: Duration) {
+        self.gathering = time;
     }
 
     fn next(&mut self) -> Option<Event> {

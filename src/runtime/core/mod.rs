@@ -3,15 +3,17 @@
 //! A turn: enter the kernel once, hand what arrived to the state machines, do what they ask, pump clients whose shard has
 //! something new, sleep. It decides nothing about sessions; it owns tokens, timers and buffers. This file is the loop, the timers and
 //! the end; `upstream` is Discord's side, `clients` their connections, `seating` how they come to a session, `delivery` what they are sent,
-//! `keeping` what is stored, `live` what a reload changes.
+//! `keeping` what is stored, `live` what a reload changes, `gathering` whether the loop wakes for every event.
 
 mod clients;
 mod delivery;
+mod gathering;
 mod keeping;
 mod live;
 mod seating;
 mod upstream;
 
+use self::gathering::Gathering;
 pub use self::keeping::Keeping;
 use self::keeping::Restored;
 
@@ -117,6 +119,7 @@ pub struct Core<N: Net> {
     upgrades_refused: u64,
     /// Payloads of Discord's in this turn, and how long those of all turns were with us.
     payloads: u32,
+    gathering: Gathering,
     delays: Delays,
     closes: CloseReport,
     keeping: Keeping,
@@ -177,6 +180,7 @@ impl<N: Net> Core<N> {
             draining: None,
             upgrades_refused: 0,
             payloads: 0,
+            gathering: Gathering::default(),
             delays: Delays::default(),
             closes: CloseReport::default(),
             keeping: parts.keeping,
@@ -225,6 +229,9 @@ impl<N: Net> Core<N> {
     /// Everything that this turn brought is in the outboxes now.
     fn note_delay(&mut self, now: Instant) {
         let payloads = std::mem::take(&mut self.payloads);
+        if let Some(time) = self.gathering.on_turn(now, payloads) {
+            self.net.gather(time);
+        }
         if payloads > 0 {
             self.delays.add(clock::now().saturating_duration_since(now), payloads);
         }

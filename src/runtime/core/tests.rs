@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 
 use super::delivery::STALL_MAX;
+use super::gathering::GATHER;
 use super::*;
 use crate::runtime::client::{OUTBOX_BYTES_MAX, Seated};
 use crate::runtime::net::Traffic;
@@ -36,6 +37,8 @@ struct Stage {
     released: Vec<Token>,
     events: VecDeque<Event>,
     nowhere: Vec<u8>,
+    /// As `gather` was told.
+    gathering: Duration,
 }
 
 impl Stage {
@@ -90,6 +93,9 @@ impl Net for Stage {
     }
     fn turn(&mut self, _: Option<Duration>) -> io::Result<()> {
         Ok(())
+    }
+    fn gather(&mut self, time: Duration) {
+        self.gathering = time;
     }
     fn next(&mut self) -> Option<Event> {
         self.events.pop_front()
@@ -347,6 +353,17 @@ fn accepted(core: &mut Core<Stage>, now: Instant) -> Token {
     let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     core.on_event(now, Event::Accepted(listener.accept().unwrap().0.into()));
     Token(1 << crate::runtime::net::SLOT_BITS | core.net.next)
+}
+
+#[test]
+fn a_core_gathers_while_it_has_much_to_do() {
+    let now = clock::now();
+    let (mut core, _mail) = core(now);
+    for (ms, payloads, gathering) in [(0, 100, Duration::ZERO), (10, 100, GATHER), (20, 1, Duration::ZERO)] {
+        core.payloads = payloads;
+        core.note_delay(now + Duration::from_millis(ms));
+        assert_eq!(core.net.gathering, gathering, "after {ms} ms");
+    }
 }
 
 #[test]

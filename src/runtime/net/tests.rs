@@ -59,6 +59,7 @@ promises!(
     a_slow_reader_gets_everything_in_order,
     an_outbox_that_is_taken_at_once_is_drained_where_that_is_awaited,
     what_follows_an_empty_outbox_is_not_slept_over,
+    a_turn_that_gathers_sleeps_for_its_time_and_no_longer,
     a_reset_is_reported_once,
     an_end_of_stream_comes_after_the_bytes,
     closing_with_linger_delivers_everything,
@@ -210,6 +211,34 @@ fn what_follows_an_empty_outbox_is_not_slept_over<N: Net>(make: impl Fn() -> N) 
     }
     assert_eq!(peer.join().unwrap(), "fewlast");
     assert!(clock::now() - began < LONG, "a turn slept until its end");
+}
+
+fn a_turn_that_gathers_sleeps_for_its_time_and_no_longer<N: Net>(make: impl Fn() -> N) {
+    let mut net = make();
+    let (token, mut peer) = pair(&mut net);
+    run_dry(&mut net);
+    let time = Duration::from_millis(30);
+    net.gather(time);
+    net.queue(token).extend_from_slice(b"ping");
+    let peer = thread::spawn(move || {
+        peer.read_exact(&mut [0; 4]).unwrap();
+        peer.write_all(b"pong").unwrap();
+        peer
+    });
+    let began = clock::now();
+    let mut read = 0;
+    while read < 4 {
+        net.turn(Some(LONG)).unwrap();
+        // What is to be sent goes before the sleep, or there would be nothing to read; and what comes meanwhile does not end it.
+        assert!(clock::now() - began >= time);
+        while let Some(Event::Read(_, chunk)) = net.next() {
+            read += chunk.len();
+        }
+    }
+    net.gather(LONG);
+    net.turn(Some(Duration::from_millis(1))).unwrap();
+    assert!(clock::now() - began < LONG, "a turn slept beyond its timeout");
+    drop(peer.join().unwrap());
 }
 
 fn a_reset_is_reported_once<N: Net>(make: impl Fn() -> N) {

@@ -174,15 +174,15 @@ impl Queue {
         consumed && self.ring.completion().is_empty()
     }
 
-    /// Submits everything and sleeps until there is an answer, a signal, or `timeout` has passed (`None`: no limit), all in one
+    /// Submits everything and sleeps until there are `wanted` answers, a signal, or `timeout` has passed (`None`: no limit), all in one
     /// system call. May return early, with requests not consumed; see `is_settled`.
-    pub fn enter(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    pub fn enter(&mut self, timeout: Option<Duration>, wanted: u32) -> io::Result<()> {
         let timespec = timeout.map(Timespec::from);
         let mut args = SubmitArgs::new();
         if let Some(timespec) = &timespec {
             args = args.timespec(timespec);
         }
-        let wanted = u32::from(timeout != Some(Duration::ZERO));
+        let wanted = if timeout == Some(Duration::ZERO) { 0 } else { wanted };
         let flags = (EnterFlags::GETEVENTS | EnterFlags::EXT_ARG).bits();
         let queued = self.ring.submission().len() as u32;
         // SAFETY: `args` is the argument that EXT_ARG announces, and it and `timespec` outlive the call. What the submissions refer
@@ -231,7 +231,7 @@ impl Queue {
                 return Err(io::Error::new(io::ErrorKind::OutOfMemory, "the kernel takes no more requests"));
             }
             tries += 1;
-            self.enter(Some(Duration::ZERO))?;
+            self.enter(Some(Duration::ZERO), 0)?;
         }
         // SAFETY: of all requests made here only a send refers to memory of ours. Its bytes are in `sending`, out of anybody's
         // reach, until `take_sent` finds the submission consumed, and a consumed send is never read again (see above).
@@ -247,7 +247,7 @@ impl Drop for Queue {
         // end here rather than some time after the ring is gone. Errors leave just that to the kernel.
         let _ = self.ring.submitter().register_sync_cancel(None, CancelBuilder::any());
         loop {
-            let left = self.enter(Some(Duration::ZERO));
+            let left = self.enter(Some(Duration::ZERO), 0);
             let mut found = false;
             while self.next().is_some() {
                 found = true;
