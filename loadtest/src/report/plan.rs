@@ -98,6 +98,10 @@ impl Setup {
         };
         run.is_caching = self.is_caching;
         run.is_quiet = true;
+        if self.steps.iter().all(|it| it.events_per_s == 0.0) {
+            // What heartbeats cost is all that there is to measure.
+            run.heartbeat_ms_max = u64::MAX;
+        }
         Ok(run)
     }
 }
@@ -205,6 +209,17 @@ mod tests {
         assert!(setups.iter().all(|it| it.steps == setups[0].steps && !it.steps.is_empty() && !it.is_tls));
         let bare = setups.iter().filter(|it| it.between == Between::Proxy);
         assert_eq!(bare.filter(|it| !it.is_caching && it.upstream == "none").count(), 2);
+    }
+
+    #[test]
+    fn without_events_clients_beat_as_they_are_told_and_else_more_often() {
+        let options = options(&[]);
+        let intervals: Vec<(&str, u64)> = whole(&options)
+            .iter()
+            .filter(|it| ["idle", "single"].contains(&it.name))
+            .map(|it| (it.name, it.run_options(&options).unwrap().heartbeat_ms_max))
+            .collect();
+        assert_eq!(intervals, [("single", 10_000), ("idle", u64::MAX)]);
     }
 
     #[test]

@@ -42,8 +42,6 @@ const READY: Duration = Duration::from_secs(120);
 /// Until every client has what was sent, after the traffic stopped.
 const DRAIN: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
-/// So that heartbeats happen within a short run.
-const HEARTBEAT_MS_MAX: u64 = 10_000;
 /// The receive buffer of clients that may stop reading: theirs is not the memory that is tested.
 const STALLED_BUFFER_BYTES: u32 = 64 * 1024;
 /// Events sent within this time after Discord dropped its connections come late by design, and are no latency.
@@ -169,7 +167,7 @@ impl<'a> Run<'a> {
                     may_lose_snapshot: false,
                 },
                 beats_at_once: number % 4 == 0,
-                heartbeat_ms_max: HEARTBEAT_MS_MAX,
+                heartbeat_ms_max: options.heartbeat_ms_max,
                 receive_buffer_bytes: (may_stall && (number as usize) < scenario::STALLED_CLIENTS)
                     .then_some(STALLED_BUFFER_BYTES),
             };

@@ -7,6 +7,9 @@ use crate::args::{Args, Spec};
 use crate::compress::Compression;
 use crate::relay::Kind;
 
+/// So that heartbeats happen within a short run.
+const HEARTBEAT_MS_MAX: u64 = 10_000;
+
 pub const SPECS: &[Spec] = &[
     ("shards", Some("N"), "default 225"),
     ("rate", Some("N"), "events per second over all shards, default 10000; inf: as fast as clients take them"),
@@ -58,6 +61,8 @@ pub struct Options {
     pub is_caching: bool,
     /// The proxy's, where not its own.
     pub log_bytes: Option<u64>,
+    /// Clients beat at least so often, whatever HELLO says.
+    pub heartbeat_ms_max: u64,
     /// No line while it runs.
     pub is_quiet: bool,
     pub max_concurrency: Option<u32>,
@@ -91,6 +96,7 @@ impl Options {
             relay: args.text("relay").map(|_| args.get("relay", Kind::Epoll)).transpose()?,
             is_caching: !args.has("no-cache"),
             log_bytes: None,
+            heartbeat_ms_max: HEARTBEAT_MS_MAX,
             is_quiet: false,
             max_concurrency: args.text("max-concurrency").map(|_| args.get("max-concurrency", 1)).transpose()?,
             is_durable: args.has("durable"),
