@@ -119,8 +119,8 @@ pub struct Core<N: Net> {
     upgrades_refused: u64,
     /// Payloads of Discord's in this turn, and how long those of all turns were with us.
     payloads: u32,
-    gathering: Gathering,
     delays: Delays,
+    gathering: Gathering,
     closes: CloseReport,
     keeping: Keeping,
     /// What a client that connects now is shown; `None`: no TLS.
@@ -180,8 +180,8 @@ impl<N: Net> Core<N> {
             draining: None,
             upgrades_refused: 0,
             payloads: 0,
-            gathering: Gathering::default(),
             delays: Delays::default(),
+            gathering: Gathering::default(),
             closes: CloseReport::default(),
             keeping: parts.keeping,
             client_tls: parts.client_tls,
