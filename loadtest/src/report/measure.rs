@@ -74,11 +74,11 @@ async fn load(options: &Options, setup: &Setup, dir: &Path, report: &mut Report)
     let mut run = Run::open(&run_options, dir).await?;
     let mut trace = Trace { setup: setup.name.to_owned(), ..Trace::default() };
     for step in &setup.steps {
-        if step.events_per_s == 0.0 {
+        if step.is_at_rest() {
             tokio::time::sleep(SETTLE).await;
         }
         let outcome = run.perform(step.scenario, step.events_per_s, Duration::from_secs(step.seconds)).await?;
-        let sample = Sample::of(&outcome, step.events_per_s == 0.0);
+        let sample = Sample::of(&outcome, step.is_at_rest());
         println!("{}", line(setup.name, &step.name, &sample));
         let start_s = trace.points.last().map_or(0.0, |it| it.0);
         trace.marks.push((start_s, step.name.clone()));

@@ -54,6 +54,11 @@ pub struct Step {
 }
 
 impl Step {
+    /// No events at all.
+    pub fn is_at_rest(&self) -> bool {
+        self.events_per_s == 0.0
+    }
+
     fn steady(rate: u32, seconds: u64) -> Self {
         Self { name: rate.to_string(), scenario: Scenario::Steady, events_per_s: rate.into(), seconds }
     }
@@ -98,7 +103,7 @@ impl Setup {
         };
         run.is_caching = self.is_caching;
         run.is_quiet = true;
-        if self.steps.iter().all(|it| it.events_per_s == 0.0) {
+        if self.steps.iter().all(Step::is_at_rest) {
             // What heartbeats cost is all that there is to measure.
             run.heartbeat_ms_max = u64::MAX;
         }
