@@ -151,8 +151,8 @@ pub fn whole(options: &Options) -> Vec<Setup> {
     let mut setups = floor(options);
     setups.extend([
         new(HEADLINE, "proxy, state cached"),
-        encoded("upstream-none", "Discord without compression"),
-        encoded("upstream-zstd", "Discord with zstd-stream"),
+        Setup { upstream: "none", ..encoded("upstream-none", "Discord without compression") },
+        Setup { upstream: "zstd-stream", ..encoded("upstream-zstd", "Discord with zstd-stream") },
         Setup { clients: Compression::Zlib, ..encoded("clients-zlib", "clients with zlib-stream") },
         Setup { clients: Compression::Zstd, ..encoded("clients-zstd", "clients with zstd-stream") },
         Setup { is_tls: true, ..encoded("tls", "Discord over TLS") },
