@@ -76,6 +76,8 @@ pub struct Commands {
     queued: usize,
     /// The presence belongs to the shard, not to a client: only the last one written counts, whoever wrote it.
     presence: Option<(u64, Command)>,
+    /// The one that was sent last on this session.
+    presence_sent: Option<(u64, Command)>,
     requests: Requests,
     /// The command polled last is a request with a nonce of ours: the newest one.
     noted: bool,
@@ -99,6 +101,7 @@ impl Commands {
             ring: VecDeque::new(),
             queued: 0,
             presence: None,
+            presence_sent: None,
             requests: Requests::new(rng),
             noted: false,
             now,
@@ -163,6 +166,20 @@ impl Commands {
         self.presences.clear();
     }
 
+    /// A new session with Discord, of which clients that have stayed do not know: it is told the presence that one of them gave the session before, and
+    /// asked what that one had not answered. `has_stayed` is about a client's session on this shard.
+    pub fn on_new_session(&mut self, now: Instant, has_stayed: impl Fn(u64) -> bool) {
+        self.now = self.now.max(now);
+        if let Some(sent) = self.presence_sent.take().filter(|it| has_stayed(it.0)) {
+            self.presence.get_or_insert(sent);
+        }
+        for (client, d) in self.requests.take_unanswered() {
+            let command = Command { op: CommandOp::RequestGuildMembers, d };
+            // With full queues it is as lost as it was.
+            let _ = self.push(client, command, now);
+        }
+    }
+
     /// The upstream session is not live: commands wait.
     pub fn pause(&mut self) {
         self.paused = true;
@@ -216,6 +233,7 @@ impl Commands {
     fn next_presence(&mut self, now: Instant) -> Option<(u64, Command)> {
         let next = self.presence.take_if(|_| self.presences.has_room(now))?;
         self.presences.on_sent(now);
+        self.presence_sent = Some(next.clone());
         Some(next)
     }
 

@@ -9,6 +9,10 @@ use std::time::{Duration, Instant};
 pub const INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// A longer one for this one: to beat more often than asked is harmless.
 pub const INTERVAL_MAX: Duration = Duration::from_secs(600);
+/// Beats are this far apart or a multiple of it, for all hearts of one origin: a core wakes once for the beats of many shards.
+/// Each is that much early at most; of a short interval it is a `GRID_SHARE`th.
+const GRID_MAX: Duration = Duration::from_secs(1);
+const GRID_SHARE: u32 = 32;
 
 /// What to do when the heart is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +27,7 @@ pub enum Beat {
 #[derive(Debug)]
 pub struct Heart {
     interval: Duration,
+    origin: Instant,
     due: Instant,
     /// A timed beat that no ACK has followed yet.
     ack_pending: bool,
@@ -35,13 +40,16 @@ pub struct Heart {
 }
 
 impl Heart {
-    /// `interval` is HELLO's `heartbeat_interval`; the first beat is due after a random part of it.
+    /// `interval` is HELLO's `heartbeat_interval`; the first beat is due after a random part of it. `origin`, not after `now`, is where the grid
+    /// of beats begins.
     ///
     /// Source: Discord, Gateway › Sending heartbeats.
-    pub fn new(interval: Duration, now: Instant, rng: &mut fastrand::Rng) -> Self {
+    pub fn new(interval: Duration, origin: Instant, now: Instant, rng: &mut fastrand::Rng) -> Self {
         let interval = interval.clamp(INTERVAL_MIN, INTERVAL_MAX);
-        let due = now + interval.mul_f64(rng.f64());
-        Self { interval, due, ack_pending: false, in_flight: 0, measured: None, requested: false }
+        let mut heart =
+            Self { interval, origin, due: now, ack_pending: false, in_flight: 0, measured: None, requested: false };
+        heart.due = heart.on_grid(now + interval.mul_f64(rng.f64()));
+        heart
     }
 
     /// Called when `now` has reached `due`.
@@ -54,7 +62,7 @@ impl Heart {
             self.in_flight = 0;
         }
         self.ack_pending = true;
-        self.due = now + self.interval;
+        self.due = self.on_grid(now + self.interval);
         self.count_beat(now);
         Beat::Send
     }
@@ -83,6 +91,13 @@ impl Heart {
         self.due
     }
 
+    /// The last point of the grid that is not after `due`.
+    fn on_grid(&self, due: Instant) -> Instant {
+        let grid = GRID_MAX.min(self.interval / GRID_SHARE).as_nanos();
+        let beyond = due.saturating_duration_since(self.origin).as_nanos() % grid;
+        due - Duration::from_nanos(beyond as u64)
+    }
+
     fn count_beat(&mut self, now: Instant) {
         if self.in_flight == 0 {
             self.measured = Some(now);
@@ -97,16 +112,44 @@ mod tests {
     use crate::session::testing::{ms, secs, start};
 
     fn heart(now: Instant) -> Heart {
-        Heart::new(secs(40), now, &mut fastrand::Rng::with_seed(1))
+        Heart::new(secs(40), now, now, &mut fastrand::Rng::with_seed(1))
     }
 
     #[test]
     fn the_first_beat_is_somewhere_within_the_first_interval() {
         let now = start();
         let mut rng = fastrand::Rng::with_seed(7);
-        let dues: Vec<_> = (0..100).map(|_| Heart::new(secs(40), now, &mut rng).due() - now).collect();
+        let dues: Vec<_> = (0..100).map(|_| Heart::new(secs(40), now, now, &mut rng).due() - now).collect();
         assert!(dues.iter().all(|&due| due < secs(40)));
         assert!(dues.iter().any(|&due| due < secs(10)) && dues.iter().any(|&due| due > secs(30)));
+    }
+
+    #[test]
+    fn beats_of_many_hearts_fall_together_and_are_never_late() {
+        let origin = start();
+        let mut rng = fastrand::Rng::with_seed(7);
+        for interval in [ms(41_250), ms(45_000), secs(600)] {
+            for greeted in 0..100 {
+                let now = origin + ms(greeted * 173);
+                let mut heart = Heart::new(interval, origin, now, &mut rng);
+                for _ in 0..3 {
+                    assert_eq!((heart.due() - origin).subsec_nanos(), 0);
+                    let now = now.max(heart.due()) + ms(2);
+                    heart.on_timeout(now);
+                    heart.on_ack(now);
+                    let early = now + interval - heart.due();
+                    assert!(early < GRID_MAX, "{early:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_short_interval_is_hardly_shortened() {
+        let now = start();
+        let mut heart = Heart::new(ms(3200), now, now, &mut fastrand::Rng::with_seed(1));
+        heart.on_timeout(now + ms(50));
+        assert_eq!(heart.due(), now + ms(3200));
     }
 
     #[test]
@@ -176,7 +219,7 @@ mod tests {
         let now = start();
         let mut rng = fastrand::Rng::with_seed(1);
         for (asked, taken) in [(Duration::ZERO, INTERVAL_MIN), (Duration::MAX, INTERVAL_MAX)] {
-            let mut heart = Heart::new(asked, now, &mut rng);
+            let mut heart = Heart::new(asked, now, now, &mut rng);
             heart.on_timeout(now);
             assert_eq!(heart.due(), now + taken);
         }

@@ -50,6 +50,8 @@ pub struct Requests {
 #[derive(Debug)]
 struct Request {
     asked: Asked,
+    /// As the client wrote it, for a session that takes the place of the one that was asked. `None` when another process asked.
+    d: Option<Box<str>>,
     forgotten_at: Instant,
 }
 
@@ -84,15 +86,23 @@ impl Requests {
         }
         let nonce = object.get("nonce").filter(|it| is_echoed(it)).map(Into::into);
         let asked = Asked { client: Some(client), nonce, chunks_received: 0 };
-        self.pending.insert(self.next, Request { asked, forgotten_at: now + REQUEST_QUIET_MAX });
+        let request = Request { asked, d: Some(d.into()), forgotten_at: now + REQUEST_QUIET_MAX };
+        self.pending.insert(self.next, request);
         self.next += 1;
         Some(rewritten)
     }
 
     /// Goes on with a request of a former process.
     pub fn restore(&mut self, number: u64, asked: Asked, now: Instant) {
-        self.pending.insert(number, Request { asked, forgotten_at: now + REQUEST_QUIET_MAX });
+        self.pending.insert(number, Request { asked, d: None, forgotten_at: now + REQUEST_QUIET_MAX });
         self.next = self.next.max(number.saturating_add(1));
+    }
+
+    /// Nobody will answer what is pending: who asked for what, oldest first, as far as that is known and the client is there.
+    pub fn take_unanswered(&mut self) -> Vec<(u64, Box<str>)> {
+        let pending = std::mem::take(&mut self.pending);
+        self.done.extend(pending.keys());
+        pending.into_values().filter_map(|it| it.asked.client.zip(it.d)).collect()
     }
 
     /// The request noted last, with its number.

@@ -158,6 +158,8 @@ pub struct Upstream {
     /// From HELLO; `None` when no connection has been greeted.
     heart: Option<Heart>,
     heartbeat_interval: Duration,
+    /// Where the grid of heartbeats begins; the same for all shards of a core.
+    born: Instant,
     latency: Option<Duration>,
     new_latency: Option<Duration>,
     backoff: Backoff,
@@ -192,6 +194,7 @@ impl Upstream {
             session: None,
             heart: None,
             heartbeat_interval: Duration::ZERO,
+            born: now,
             latency: None,
             new_latency: None,
             backoff: Backoff::new(fastrand::Rng::with_seed(seed ^ 1)),
@@ -238,8 +241,8 @@ impl Upstream {
 
     pub fn status(&self) -> Status {
         match self.state {
-            State::Stopped(_) | State::Ended => Status::Fatal,
-            State::Waiting { .. } => Status::Disconnected,
+            State::Stopped(_) => Status::Fatal,
+            State::Waiting { .. } | State::Ended => Status::Disconnected,
             State::Live => Status::Active,
             State::Resuming { .. }
             | State::Connecting { intent: Intent::Resume, .. }
@@ -324,6 +327,9 @@ impl Upstream {
         }
         match self.state {
             State::Waiting { until } if now >= until => self.start(now),
+            State::AwaitingMoment { not_before } if now >= not_before + TURN_HELD_MAX => {
+                self.reconnect(now, Reconnect::Late);
+            }
             State::AwaitingMoment { not_before } if now >= not_before => self.identify(now),
             State::Connecting { since, .. } if now >= since + CONNECT_MAX => {
                 self.reconnect(now, Reconnect::Unreachable);
@@ -417,8 +423,11 @@ impl Upstream {
     }
 
     /// Discord sent something that is not a gateway payload: the connection cannot be trusted, the session can, unless it is broken
-    /// at the same place each time.
+    /// at the same place each time. What comes after it on the same connection counts no more.
     pub fn on_broken(&mut self, now: Instant) {
+        if !self.has_connection() {
+            return;
+        }
         self.broken += 1;
         if self.broken > BROKEN_MAX {
             self.session = None;
@@ -529,6 +538,7 @@ impl Upstream {
             return;
         }
         self.counts.reconnects.add(Reconnect::Invalid);
+        self.count_failed_resume();
         self.leave_connection();
         self.actions.push_back(UpstreamAction::Close(CloseCode::RECONNECTING));
         if !resumable {
@@ -547,6 +557,7 @@ impl Upstream {
         self.counts.reconnects.add(Reconnect::Requested);
         self.actions.push_back(UpstreamAction::Close(CloseCode::RECONNECTING));
         if was_live {
+            self.count_failed_resume();
             self.leave_connection();
             let delay = self.backoff.on_lost(now);
             // The first one hurries. After sessions that were cut young, one after the other, the back-off holds.
@@ -569,17 +580,17 @@ impl Upstream {
 
     /// The connection is gone, the session (if any) is not: try again after a while.
     fn retry(&mut self, now: Instant) {
-        if matches!(
-            self.state,
-            State::Connecting { intent: Intent::Resume, .. }
-                | State::AwaitingHello { intent: Intent::Resume, .. }
-                | State::Resuming { .. }
-        ) {
-            self.resume_host_failures += 1;
-        }
+        self.count_failed_resume();
         self.leave_connection();
         let delay = self.backoff.on_lost(now);
         self.state = State::Waiting { until: now + delay };
+    }
+
+    /// The connection ends: was it to resume, and has not?
+    fn count_failed_resume(&mut self) {
+        if self.status() == Status::Resuming {
+            self.resume_host_failures += 1;
+        }
     }
 
     fn wait_after_invalid_session(&mut self, now: Instant) {
@@ -654,7 +665,7 @@ impl Upstream {
     }
 
     fn start_heart(&mut self, now: Instant) {
-        self.heart = Some(Heart::new(self.heartbeat_interval, now, &mut self.rng));
+        self.heart = Some(Heart::new(self.heartbeat_interval, self.born, now, &mut self.rng));
     }
 
     fn send_heartbeat(&mut self) {

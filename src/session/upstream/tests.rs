@@ -179,6 +179,22 @@ fn no_identify_is_sent_after_the_turn_ran_out() {
 }
 
 #[test]
+fn a_turn_that_ran_out_while_its_moment_was_waited_for_is_given_up() {
+    let now = start();
+    let moment = now + secs(10);
+    let mut upstream = with_turn(now, moment);
+    upstream.on_open(now);
+    say(&mut upstream, now, HELLO);
+    actions(&mut upstream);
+    let late = moment + TURN_HELD_MAX;
+    // The whole machine stood still; the beat is due as well.
+    upstream.on_timeout(late);
+    let asked = actions(&mut upstream);
+    assert!(!sent_ops(&asked).contains(&2), "{asked:?}");
+    assert!(asked.contains(&UpstreamAction::IdentifyReturned), "{asked:?}");
+}
+
+#[test]
 fn resume_goes_to_the_resume_host_with_the_same_query_and_before_any_heartbeat() {
     let mut now = start();
     let mut upstream = live(now);
@@ -332,6 +348,20 @@ fn op_9_true_waits_and_resumes() {
 }
 
 #[test]
+fn a_resume_host_that_answers_resume_with_op_7_or_9_is_tried_in_turn_with_the_main_host() {
+    for refusal in [RECONNECT, RESUMABLE] {
+        let mut now = start();
+        let mut upstream = live(now);
+        say(&mut upstream, now, RECONNECT);
+        actions(&mut upstream);
+        assert_eq!(sent_ops(&resuming(&mut upstream, &mut now)), [6]);
+        say(&mut upstream, now, refusal);
+        actions(&mut upstream);
+        assert_eq!(next(&mut upstream, &mut now), [UpstreamAction::Connect(MAIN.to_owned())]);
+    }
+}
+
+#[test]
 fn op_9_false_waits_and_identifies_with_a_turn_of_its_own() {
     let mut now = start();
     let begin = now;
@@ -426,6 +456,7 @@ fn shut_down_says_the_code_and_nothing_after_it() {
     upstream.shut_down(CloseCode::RECONNECTING);
     assert_eq!(actions(&mut upstream), [UpstreamAction::Close(CloseCode::RECONNECTING)]);
     assert_eq!(upstream.due(), None);
+    assert_eq!(upstream.status(), Status::Disconnected, "Discord has refused nothing");
     upstream.on_closed(now, None);
     upstream.on_turn(now, now);
     assert_eq!(actions(&mut upstream), [UpstreamAction::IdentifyReturned]);
@@ -489,6 +520,18 @@ fn something_unreadable_costs_the_connection_and_not_the_session() {
     assert_eq!(actions(&mut upstream), [UpstreamAction::Close(CloseCode::DECODE_ERROR)]);
     assert!(!CloseCode::DECODE_ERROR.ends_session());
     assert_eq!(sent(&resuming(&mut upstream, &mut now))[0]["d"]["seq"], 2);
+}
+
+#[test]
+fn of_one_connection_what_is_unreadable_counts_once() {
+    let mut now = start();
+    let mut upstream = live(now);
+    for _ in 0..3 * BROKEN_MAX {
+        upstream.on_broken(now);
+    }
+    assert_eq!(actions(&mut upstream), [UpstreamAction::Close(CloseCode::DECODE_ERROR)]);
+    assert_eq!(upstream.counts().reconnects.0.iter().sum::<u64>(), 1);
+    assert_eq!(sent_ops(&resuming(&mut upstream, &mut now)), [6]);
 }
 
 #[test]
