@@ -204,6 +204,13 @@ impl Shard {
         let _ = self.commands.push(OPERATOR, Command { op: CommandOp::PresenceUpdate, d }, now);
     }
 
+    /// As if this session were of a former process, which may have sent its client more than it wrote down.
+    #[cfg(test)]
+    pub fn forget_how_far(&mut self, key: SeatKey) {
+        let at = self.seat_at(key).expect("a test knows its seats");
+        self.seats[at].is_ghost = true;
+    }
+
     /// Sends what the client has not got, up to `room` bytes.
     pub fn pump(&mut self, key: SeatKey, encoder: &mut Encoder, out: &mut Vec<u8>, room: usize) -> Pumped {
         let Some(at) = self.seat_at(key) else { return Pumped::Current };

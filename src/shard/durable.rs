@@ -35,7 +35,7 @@ impl Shard {
         self.log.seal_from(Some(self.log.head()));
         self.stored_from = self.log.head();
         (self.state_from, self.floor, self.floor_moved) = (self.log.head(), self.log.head(), false);
-        self.write(&Record::Begin(self.state_from));
+        self.write(&Record::Begin { head: self.state_from, stored_from: self.state_from });
         self.beginning = Some(self.cache.guilds().collect());
         self.end_beginning();
     }
@@ -78,8 +78,8 @@ impl Shard {
         }
         self.log.close();
         if self.beginning.is_some() {
-            // Nothing stands for this shard yet, and all of it follows when the guilds are there.
-            self.write(&Record::Begin(self.log.head()));
+            // Nothing stands for this shard yet, and all of it follows when the guilds are there. Then the log is wanted from where it began.
+            self.write(&Record::Begin { head: self.log.head(), stored_from: self.state_from });
             return;
         }
         self.floor_moved = self.restoring.is_none();
@@ -246,6 +246,7 @@ impl Shard {
     /// All guilds are there: from now on what is in the store stands for this shard.
     fn end_beginning(&mut self) {
         if self.beginning.take_if(|it| it.is_empty()).is_some() {
+            self.floor = self.dirty.floor().unwrap_or(self.log.head());
             self.write_all();
         }
     }
@@ -254,7 +255,8 @@ impl Shard {
     fn write_all(&mut self) {
         if !self.cache.has_ready() {
             // No session yet, so nothing that could be gone on with.
-            return self.write(&Record::Begin(self.log.head()));
+            let head = self.log.head();
+            return self.write(&Record::Begin { head, stored_from: head });
         }
         self.write_epoch();
         for at in 0..self.seats.len() {

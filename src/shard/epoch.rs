@@ -63,6 +63,11 @@ impl Shard {
             // IDENTIFY carried it. One that waits is told next.
             self.presence_told = super::clients::presence_d(&self.settings.upstream);
         }
+        // What waits for the store is about to be asked anew.
+        self.held = None;
+        let Self { commands, seats, .. } = self;
+        commands.on_new_session(now, |client| seats.iter().any(|it| it.key.0 == client));
+        self.tell_requests_done();
         if self.beginning.is_none() {
             self.write_epoch();
             if let Some(journal) = &mut self.journal {

@@ -10,7 +10,7 @@
 //! indices it had, and nothing has to be written before clients are sent it. What cannot be had again from Discord's stream is
 //! written first: see `Gates`.
 
-mod clients;
+pub mod clients;
 mod dirty;
 mod durable;
 mod epoch;
@@ -279,6 +279,10 @@ impl Shard {
         }
         if self.upstream.is_live() && !was_live {
             self.commands.resume(now);
+            if let Some(due) = &mut self.guilds_due {
+                // The silence of a cut counts for nothing.
+                *due = now + epoch::GUILDS_SILENCE_MAX;
+            }
         }
         Ok(())
     }

@@ -32,8 +32,11 @@ enum Kind {
 /// One fact.
 #[derive(Debug, PartialEq)]
 pub(super) enum Record<'a> {
-    /// What was written of this shard before is void; the log goes on at this index.
-    Begin(u64),
+    /// What was written of this shard before is void but for segments and checkpoints from `stored_from` on; the log goes on at `head`.
+    Begin {
+        head: u64,
+        stored_from: u64,
+    },
     Epoch(Epoch<'a>),
     Dispatch(StoredDispatch<'a>),
     Seat(SeatRecord<'a>),
@@ -128,7 +131,11 @@ impl<'a> Record<'a> {
         let mut fields = Fields(payload);
         let f = &mut fields;
         let record = match kind {
-            1 => Self::Begin(counted(f)?),
+            1 => {
+                let head = counted(f)?;
+                // Before there was a second index they were the same.
+                Self::Begin { head, stored_from: if f.0.is_empty() { head } else { counted(f)? } }
+            }
             2 => Self::Epoch(Epoch {
                 session_id: text(f)?,
                 resume_url: text(f)?,
@@ -179,7 +186,10 @@ impl<'a> Record<'a> {
     /// Appends the record to `out`. Dispatches are written by [`append_dispatch`], from the parts they have.
     pub fn append(&self, out: &mut Vec<u8>, shard: ShardId) {
         match self {
-            Self::Begin(index) => frame::append(out, shard, Kind::Begin as u8, |out| put_u64(out, *index)),
+            Self::Begin { head, stored_from } => frame::append(out, shard, Kind::Begin as u8, |out| {
+                put_u64(out, *head);
+                put_u64(out, *stored_from);
+            }),
             Self::Epoch(it) => frame::append(out, shard, Kind::Epoch as u8, |out| {
                 put_bytes(out, it.session_id.as_bytes());
                 put_bytes(out, it.resume_url.as_bytes());
@@ -292,7 +302,7 @@ mod tests {
         };
         let request = |client, nonce| RequestRecord { tag: 77, client, nonce, chunks_received: 2 };
         vec![
-            Record::Begin(17),
+            Record::Begin { head: 17, stored_from: 11 },
             Record::Epoch(Epoch {
                 session_id: "abc",
                 resume_url: "wss://x",
@@ -333,6 +343,15 @@ mod tests {
             assert_eq!((framed.shard, read.next()), (ShardId(3), None));
             assert_eq!(Record::read(framed.kind, framed.payload), Some(record));
         }
+    }
+
+    #[test]
+    fn a_beginning_with_one_index_is_stored_from_there() {
+        let mut bytes = Vec::new();
+        frame::append(&mut bytes, ShardId(3), Kind::Begin as u8, |out| put_u64(out, 17));
+        let framed = frame::records(&bytes).next().unwrap();
+        let record = Record::read(framed.kind, framed.payload);
+        assert_eq!(record, Some(Record::Begin { head: 17, stored_from: 17 }));
     }
 
     proptest! {

@@ -88,16 +88,16 @@ impl Past {
 
     fn take(&mut self, record: Record<'_>) {
         match record {
-            Record::Begin(index) => {
+            Record::Begin { head, stored_from } => {
                 let mut sealed = std::mem::take(&mut self.sealed);
-                sealed.retain(|it| it.0 >= index);
+                sealed.retain(|it| it.0 >= stored_from);
                 *self = Self {
                     next_key: self.next_key,
                     is_damaged: self.is_damaged,
                     void_to: self.void_to.max(self.head()),
                     ..Self::new(self.now, sealed)
                 };
-                self.start_log(index);
+                self.start_log(head);
             }
             Record::Epoch(epoch) => self.take_epoch(&epoch),
             Record::Dispatch(dispatch) => self.take_dispatch(&dispatch),

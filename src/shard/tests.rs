@@ -417,6 +417,73 @@ fn commands_of_a_client_that_stays_go_to_the_new_session() {
 }
 
 #[test]
+fn what_the_forgotten_session_had_not_answered_is_asked_again() {
+    let now = start();
+    let mut shard = live(now, &[]);
+    let mut client = Client::identify(&mut shard);
+    let gone = Client::identify(&mut shard);
+    client.pump(&mut shard);
+    let request = command(r#"{"op":8,"d":{"guild_id":"4","query":"","limit":0,"nonce":"mine"}}"#);
+    shard.on_command(now, client.key, request.clone()).unwrap();
+    shard.on_command(now, gone.key, request).unwrap();
+    assert_eq!(actions(&mut shard, now).len(), 2);
+    shard.leave(now, gone.key, true);
+    let later = forgotten(&mut shard, now);
+    say(&mut shard, later, &ready(&[]));
+    let asked = actions(&mut shard, later);
+    let [Action::Send(again)] = &asked[..] else { panic!("{asked:?}") };
+    let again: serde_json::Value = serde_json::from_slice(again).unwrap();
+    let nonce = again["d"]["nonce"].as_str().unwrap();
+    let chunk = format!(r#"{{"t":"GUILD_MEMBERS_CHUNK","s":2,"op":0,"d":{{"chunk_count":1,"nonce":"{nonce}"}}}}"#);
+    say(&mut shard, later, &chunk);
+    assert_eq!(client.pump(&mut shard), ["2 GUILD_MEMBERS_CHUNK"]);
+    assert_eq!(shard.commands.requests().pending(), 0);
+}
+
+#[test]
+fn a_presence_that_a_client_set_is_told_to_the_next_session_while_its_client_is_there() {
+    let now = start();
+    let mut shard = live(now, &[]);
+    let mut client = Client::identify(&mut shard);
+    client.pump(&mut shard);
+    let dnd = r#"{"op":3,"d":{"since":null,"activities":[],"status":"dnd","afk":false}}"#;
+    shard.on_command(now, client.key, command(dnd)).unwrap();
+    assert_eq!(presences(&mut shard, now), [dnd]);
+    let later = forgotten(&mut shard, now);
+    say(&mut shard, later, &ready(&[]));
+    assert_eq!(presences(&mut shard, later), [dnd]);
+    // Not when the operator has set another one meanwhile, nor when nobody is there who set it.
+    shard.set_presence(later, Some(r#"{"status":"idle"}"#.to_owned()));
+    assert_eq!(presences(&mut shard, later).len(), 1);
+    let later = forgotten(&mut shard, later + secs(60));
+    say(&mut shard, later, &ready(&[]));
+    assert_eq!(presences(&mut shard, later), Vec::<String>::new());
+    shard.on_command(later, client.key, command(dnd)).unwrap();
+    assert_eq!(presences(&mut shard, later), [dnd]);
+    shard.leave(later, client.key, true);
+    let later = forgotten(&mut shard, later + secs(60));
+    say(&mut shard, later, &ready(&[]));
+    assert_eq!(presences(&mut shard, later), Vec::<String>::new());
+}
+
+#[test]
+fn after_a_cut_in_the_guild_stream_its_silence_begins_with_resumed() {
+    let mut now = start();
+    let mut shard = identifying(now);
+    let mut client = Client::identify(&mut shard);
+    say(&mut shard, now, &ready(&[1]));
+    shard.on_closed(now, None);
+    now += GUILDS_SILENCE_MAX + secs(10);
+    shard.on_timeout(now);
+    shard.on_open(now);
+    say(&mut shard, now, HELLO);
+    say(&mut shard, now, r#"{"t":"RESUMED","s":2,"op":0,"d":{}}"#);
+    assert_eq!(client.pump(&mut shard), Vec::<String>::new(), "the guild is waited for");
+    say(&mut shard, now, &guild(3, 1));
+    assert_eq!(client.pump(&mut shard), ["1 READY", "2 GUILD_CREATE old"]);
+}
+
+#[test]
 fn what_is_about_a_guild_of_another_shard_does_not_go_up() {
     let now = start();
     let mut shard = live(now, &[]);

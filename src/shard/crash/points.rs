@@ -675,6 +675,37 @@ fn when_the_store_is_lost_nothing_waits_and_a_new_one_gets_everything() {
 }
 
 #[test]
+fn records_that_are_rotated_while_a_new_store_gets_everything_lose_nothing() {
+    let mut point = Point::new();
+    let mut peer = point.identify();
+    let session = point.shard.session_id(peer.key).unwrap().to_owned();
+    point.shard.on_store_lost(point.now);
+    peer.pump(&mut point);
+    point.disk = Disk::default();
+    point.shard.begin_journal();
+    point.say(r#"{"t":"GUILD_UPDATE","s":3,"op":0,"d":{"id":"10","name":"new"}}"#);
+    point.disk.rotate(&mut point.shard);
+    point.message(4);
+    point.disk.take(&mut point.shard, point.now, 9);
+    point.write();
+    let mut point = point.crash();
+    for action in point.actions() {
+        let Action::ReadLog(index) = action else { continue };
+        point.shard.on_segment(point.now, index, point.disk.read(index));
+    }
+    let (_, sent) = point.connect();
+    assert!(sent.contains(r#""op":6"#) && sent.contains(r#""seq":4"#), "{sent}");
+    let mut peer = point.resume(&session, 2).unwrap();
+    point.say(r#"{"t":"RESUMED","s":5,"op":0,"d":{}}"#);
+    point.write();
+    assert!(point.shard.is_settled());
+    let got = peer.pump(&mut point);
+    let [Action::ReadLog(index)] = point.actions()[..] else { panic!("{got:?}") };
+    point.shard.on_segment(point.now, index, point.disk.read(index));
+    assert_eq!(peer.pump(&mut point), ["3 GUILD_UPDATE", "4 MESSAGE_CREATE", "5 RESUMED"]);
+}
+
+#[test]
 fn a_close_that_is_fatal_reaches_who_comes_after_a_crash_too() {
     let mut point = Point::new();
     point.write();
