@@ -38,7 +38,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use tracing::{error, info, warn};
@@ -71,6 +71,10 @@ use crate::wire::CloseCode;
 const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 /// While Discord has not answered, how often that is looked for; a signal is heard at once.
 const FIRST_ANSWER_POLL: Duration = Duration::from_millis(5);
+
+/// Threads that have said that they are done get this long to end: with `DRAIN_WITHIN` and the store's own time it stays below `DRAIN_MAX`.
+const THREADS_END_MAX: Duration = Duration::from_millis(500);
+const THREADS_END_POLL: Duration = Duration::from_millis(1);
 
 /// After a takeover, how long the address of `admin_bind` is waited for.
 const ADMIN_BIND_PATIENCE: Duration = Duration::from_secs(3);
@@ -382,10 +386,18 @@ fn rng() -> fastrand::Rng {
     fastrand::Rng::with_seed(getrandom::u64().unwrap_or_default())
 }
 
+/// Waits for threads that have nothing more to do, but no longer than `THREADS_END_MAX`: one that hangs in a disk ends with the process.
 fn join(threads: Vec<JoinHandle<()>>) {
+    let until = clock::now() + THREADS_END_MAX;
     for thread in threads {
-        if thread.join().is_err() {
-            error!("a core's thread panicked while it ended");
+        while !thread.is_finished() && clock::now() < until {
+            thread::sleep(THREADS_END_POLL);
+        }
+        let name = thread.thread().name().unwrap_or("?").to_owned();
+        if !thread.is_finished() {
+            error!(thread = name, "has not ended: the disk may hang");
+        } else if thread.join().is_err() {
+            error!(thread = name, "panicked while it ended");
         }
     }
 }

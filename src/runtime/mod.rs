@@ -239,6 +239,7 @@ impl CoreStart {
             keeping: Keeping::new(self.store, self.generation),
             client_tls: self.settings.client_tls,
             seed: random_seed(),
+            now,
         });
         core.run()
     }

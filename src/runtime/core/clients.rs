@@ -31,6 +31,8 @@ const CLIENT_SEND_BUFFER_BYTES: i32 = 256 * 1024;
 const RETRY_AFTER_S: u32 = 5;
 /// It has this long to read that; it may not have sent its request yet, and never will.
 const TURNED_AWAY_LINGER: Duration = Duration::from_millis(250);
+/// Answers to pings and heartbeats that a connection without a session does not read. More, and it is closed. One with a session has its outbox's limit.
+pub const UNSEATED_OUTBOX_BYTES_MAX: usize = 16 * 1024;
 
 /// What a bot's author has to mend is shown; the rest is the everyday of a gateway.
 fn tell_dismissed(client: &Client, code: CloseCode, reason: &str) {
@@ -263,6 +265,10 @@ impl<N: Net> Core<N> {
 
     pub(super) fn on_frames(&mut self, now: Instant, token: Token, client: &mut Client, mut bytes: &[u8]) -> Fate {
         loop {
+            if client.seated.is_none() && self.net.pending(token) > UNSEATED_OUTBOX_BYTES_MAX {
+                self.turned_away.flood += 1;
+                return self.dismiss(now, token, client, CloseCode::RATE_LIMITED, "Rate limited.");
+            }
             let Client { deframer, conversation, tls, .. } = client;
             let message = match deframer.next(&mut bytes) {
                 Ok(Some(message)) => message,

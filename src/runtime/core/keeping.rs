@@ -28,8 +28,12 @@ const JOURNAL_KEPT_MAX: usize = 4 << 10;
 
 /// On its way to the disk, for one core. Beyond it nothing is read from Discord until half of it is written.
 pub const INFLIGHT_BYTES_MAX: usize = 64 << 20;
-/// With that much on its way, a disk that has written nothing for this long counts as lost: events wait no longer than that.
+/// With that much on its way, a disk that has written nothing for this long counts as lost.
 pub const STANDSTILL_MAX: Duration = Duration::from_secs(5);
+/// One behind which Discord was not read for this long in one go counts as lost, too: from 41 s on connections would be taken for dead.
+pub const BEHIND_MAX: Duration = Duration::from_secs(15);
+/// And one that has not written for this long what somebody waits for, however little: a client gets no READY meanwhile.
+pub const AWAITED_MAX: Duration = Duration::from_secs(10);
 
 /// While more than this is on its way, no checkpoints are made.
 const CHECKPOINT_INFLIGHT_MAX: usize = 8 << 20;
@@ -68,7 +72,11 @@ pub struct Keeping {
     batch: Batch,
     spare: Vec<Batch>,
     inflight_bytes: usize,
-    /// Discord is not read, since the disk lags behind: when the disk last wrote something, or when that began.
+    /// Batches on their way for which somebody waits.
+    inflight_awaited: u32,
+    /// When the disk last wrote something, or was first waited for.
+    wrote_at: Option<Instant>,
+    /// Discord is not read since then: the disk lags behind.
     behind_since: Option<Instant>,
     /// When what waits is sent at the latest.
     due: Option<Instant>,
@@ -89,6 +97,8 @@ impl Keeping {
             batch: Batch::default(),
             spare: Vec::new(),
             inflight_bytes: 0,
+            inflight_awaited: 0,
+            wrote_at: None,
             behind_since: None,
             due: None,
             checkpoint_at: 0,
@@ -117,6 +127,21 @@ impl Keeping {
 
     pub(super) fn is_restoring(&self) -> bool {
         !self.restored.is_empty()
+    }
+
+    /// What the disk has not done, for how long, that makes it a lost one.
+    fn failing(&self, now: Instant) -> Option<(&'static str, Duration)> {
+        let lasts = |since: Option<Instant>, max| since.is_some_and(|it| now.saturating_duration_since(it) >= max);
+        let is_behind = self.behind_since.is_some();
+        if lasts(self.wrote_at.filter(|_| is_behind), STANDSTILL_MAX) {
+            Some(("has written nothing", STANDSTILL_MAX))
+        } else if lasts(self.wrote_at.filter(|_| self.inflight_awaited > 0), AWAITED_MAX) {
+            Some(("has not written what clients wait for", AWAITED_MAX))
+        } else if lasts(self.behind_since, BEHIND_MAX) {
+            Some(("has been too slow for what happens", BEHIND_MAX))
+        } else {
+            None
+        }
     }
 
     /// False when there is no store that could take it.
@@ -198,12 +223,8 @@ impl<N: Net> Core<N> {
 
     /// Once a second: a disk that stands still, and guilds whose checkpoint is due by age alone.
     pub(super) fn keep_by_age(&mut self, now: Instant) {
-        if self.keeping.behind_since.is_some_and(|it| now.saturating_duration_since(it) >= STANDSTILL_MAX) {
-            error!(
-                core = self.index,
-                bytes = self.keeping.inflight_bytes,
-                "the disk has written nothing for {STANDSTILL_MAX:?}"
-            );
+        if let Some((what, time)) = self.keeping.failing(now) {
+            error!(core = self.index, bytes = self.keeping.inflight_bytes, "the disk {what} for {time:?}");
             self.keeping.send(ToStore::TooSlow);
             return self.on_store_lost(now);
         }
@@ -230,6 +251,10 @@ impl<N: Net> Core<N> {
         let unfinished = self.add_checkpoints(now, &mut batch);
         if !batch.is_empty() {
             self.keeping.inflight_bytes += batch.bytes;
+            if self.keeping.inflight_awaited == 0 && self.keeping.behind_since.is_none() {
+                self.keeping.wrote_at = Some(now);
+            }
+            self.keeping.inflight_awaited += u32::from(batch.is_awaited);
             self.keeping.send(ToStore::Batch(batch));
             if self.keeping.inflight_bytes > INFLIGHT_BYTES_MAX {
                 self.keeping.behind_since.get_or_insert(now);
@@ -271,11 +296,10 @@ impl<N: Net> Core<N> {
 
     pub(super) fn on_store_written(&mut self, now: Instant, mut batch: Batch) {
         self.keeping.inflight_bytes = self.keeping.inflight_bytes.saturating_sub(batch.bytes);
-        if let Some(since) = &mut self.keeping.behind_since {
-            *since = now;
-            if self.keeping.inflight_bytes <= INFLIGHT_BYTES_MAX / 2 {
-                self.catch_up();
-            }
+        self.keeping.inflight_awaited = self.keeping.inflight_awaited.saturating_sub(batch.is_awaited.into());
+        self.keeping.wrote_at = Some(now);
+        if self.keeping.inflight_bytes <= INFLIGHT_BYTES_MAX / 2 {
+            self.catch_up();
         }
         for (at, mark) in batch.marks.drain(..) {
             self.group.shards[at].on_written(mark);
@@ -337,9 +361,10 @@ impl<N: Net> Core<N> {
         for shard in &mut self.group.shards {
             shard.seal();
         }
-        self.send_batch(now);
+        // What the records say that go now: floors that rise with checkpoints are in later ones.
         let floors: Vec<(ShardId, u64)> =
             self.group.shards.iter().enumerate().map(|(at, it)| (self.shard_id(at), it.floor())).collect();
+        self.send_batch(now);
         self.keeping.send(ToStore::Rotated { core: self.index, wal, floors });
     }
 
@@ -348,7 +373,7 @@ impl<N: Net> Core<N> {
         if self.keeping.generation.take().is_none() {
             return;
         }
-        self.keeping.inflight_bytes = 0;
+        (self.keeping.inflight_bytes, self.keeping.inflight_awaited) = (0, 0);
         self.keeping.due = None;
         drop(self.take_batch());
         self.keeping.restored.clear();

@@ -154,6 +154,8 @@ pub struct Parts<N: Net> {
     pub keeping: Keeping,
     pub client_tls: Option<Arc<ServerConfig>>,
     pub seed: u64,
+    /// When the shards of `group` were made: ticks fall together with their heartbeats.
+    pub now: Instant,
 }
 
 impl<N: Net> Core<N> {
@@ -170,7 +172,7 @@ impl<N: Net> Core<N> {
             pumped: Vec::new(),
             snapshots: delivery::Snapshots::default(),
             conns: Conns::default(),
-            timers: BinaryHeap::new(),
+            timers: BinaryHeap::from([Reverse((parts.now + TICK, Timer::Tick))]),
             mail: parts.mail,
             control: parts.control,
             peers: parts.peers,
@@ -193,7 +195,6 @@ impl<N: Net> Core<N> {
     /// Runs until drained.
     pub fn run(mut self) -> io::Result<()> {
         let now = clock::now();
-        self.timers.push(Reverse((now + TICK, Timer::Tick)));
         for at in 0..self.places.len() {
             self.on_shard_timeout(now, at);
         }
@@ -389,7 +390,8 @@ impl<N: Net> Core<N> {
             match timer {
                 Timer::Tick => {
                     self.on_tick(now);
-                    self.timers.push(Reverse((now + TICK, Timer::Tick)));
+                    let next = due + TICK.max(now.saturating_duration_since(due));
+                    self.timers.push(Reverse((next, Timer::Tick)));
                 }
                 // An entry that an earlier one has overtaken is void: if it were to arm again, each would stay for ever.
                 Timer::Shard(at) if self.places[at].armed == Some(due) => {

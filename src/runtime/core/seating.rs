@@ -122,6 +122,8 @@ impl<N: Net> Core<N> {
             self.places[at].clients.push((key, token));
         }
         self.mark_dirty(at);
+        // A RESUME that looks for its number has its own time.
+        self.arm_shard(at);
         Fate::Stays
     }
 

@@ -4,17 +4,19 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 
+use super::clients::UNSEATED_OUTBOX_BYTES_MAX;
 use super::delivery::STALL_MAX;
 use super::gathering::GATHER;
 use super::*;
-use crate::runtime::client::{OUTBOX_BYTES_MAX, Seated};
+use crate::runtime::client::{OUTBOX_BYTES_MAX, Request, Seated};
 use crate::runtime::net::Traffic;
 use crate::runtime::settings::LiveSettings;
 use crate::runtime::tls;
 use crate::session::client::ClientLimits;
-use crate::session::payload::{Identify, Token as BotToken};
+use crate::session::payload::{Identify, Resume, Token as BotToken};
 use crate::session::upstream::CONNECT_MAX;
 use crate::shard::Shard;
+use crate::shard::clients::SEEK_MAX;
 use crate::shard::group::LogBudget;
 use crate::shard::pressure::Pressure;
 use crate::wire::ShardId;
@@ -140,6 +142,7 @@ fn core(now: Instant) -> (Core<Stage>, mpsc::Receiver<ToControl>) {
         keeping: Keeping::new(None, None),
         client_tls: None,
         seed: 1,
+        now,
     };
     (Core::new(parts), mail_of_control)
 }
@@ -416,6 +419,49 @@ const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConn
 
 fn says(core: &mut Core<Stage>, now: Instant, token: Token, bytes: &[u8]) {
     core.with_client(token, |core, client| core.on_client_bytes(now, token, client, bytes));
+}
+
+#[test]
+fn who_pings_without_a_session_and_reads_nothing_is_closed() {
+    let now = clock::now();
+    let (mut core, _mail) = core(now);
+    let token = accepted(&mut core, now);
+    says(&mut core, now, token, UPGRADE);
+    let ping = [&[0x89, 0x80 | 125, 0, 0, 0, 0][..], &[7; 125]].concat();
+    for sent in 0.. {
+        if core.net.closed == [token] {
+            break;
+        }
+        assert!(core.net.pending(token) <= UNSEATED_OUTBOX_BYTES_MAX + 1024 && sent < 1000);
+        // Slowly enough for the limit on frames.
+        says(&mut core, now + Duration::from_secs(sent), token, &ping);
+    }
+    assert_eq!(core.turned_away.flood, 1);
+}
+
+#[test]
+fn a_resume_that_looks_for_its_number_is_given_up_in_time_though_discord_is_away() {
+    let now = clock::now();
+    let (mut core, _mail) = core(now);
+    live(&mut core, now);
+    let token = seated(&mut core, now);
+    let Some(Conn::Client(client)) = core.conns.get(token) else { panic!("it was just seated") };
+    let key = client.seated.unwrap().key;
+    let shard = &mut core.group.shards[0];
+    let session_id = shard.session_id(key).unwrap().to_owned();
+    shard.forget_how_far(key);
+    shard.on_closed(now, None);
+    shard.on_retry_after(now, Duration::from_secs(3000));
+    core.run_actions(now, 0);
+    let again = core.net.open();
+    let mut client = Client::new(now, ClientLimits::default().handshake);
+    client.open(Compression::None, &mut core.net, again);
+    let resume = Resume { token: BotToken("secret".to_owned()), session_id, seq: 1000 };
+    core.conns.insert(again, Conn::Client(Box::new(client)));
+    core.with_client(again, |core, client| core.seat(now, again, client, 0, Request::Resume(resume)));
+    core.net.queue(again).clear();
+    core.run_timers(now + SEEK_MAX);
+    assert!(memchr::memmem::find(core.net.queue(again), br#""op":9"#).is_some());
 }
 
 #[test]

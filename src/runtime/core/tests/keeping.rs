@@ -1,10 +1,13 @@
 //! What the core sends to the store, and what it does without one.
 
 use super::*;
-use crate::runtime::core::keeping::{BATCH_AGE, INFLIGHT_BYTES_MAX, STANDSTILL_MAX};
+use crate::runtime::core::keeping::{AWAITED_MAX, BATCH_AGE, BEHIND_MAX, INFLIGHT_BYTES_MAX, STANDSTILL_MAX};
 use crate::runtime::storage::mail::{Batch, Mail, ToStore};
 use crate::runtime::storage::{FIRST_GENERATION, StoreSender};
 use crate::store::frame;
+
+/// A record that says from where on the log is needed.
+const FLOOR: u8 = 8;
 
 /// A core whose store is the test.
 fn keeping(now: Instant) -> (Core<Stage>, mpsc::Receiver<ToControl>, mpsc::Receiver<Mail>) {
@@ -202,7 +205,7 @@ fn while_the_disk_is_far_behind_discord_is_not_read() {
     let mut left: usize = sent.iter().map(|it| it.bytes).sum();
     for mut batch in sent {
         // As slow as it is, it writes.
-        now += STANDSTILL_MAX - Duration::from_millis(1);
+        now += BEHIND_MAX / 100;
         core.keep_by_age(now);
         left -= batch.bytes;
         batch.empty();
@@ -225,6 +228,78 @@ fn a_disk_that_is_behind_and_writes_nothing_counts_as_lost() {
     assert!(mail.try_iter().any(|it| matches!(it.message, ToStore::TooSlow)));
     assert!(core.group.shards[0].journal().is_none());
     assert_eq!(core.net.unread, []);
+}
+
+#[test]
+fn a_disk_that_keeps_discord_unread_for_too_long_counts_as_lost_though_it_writes() {
+    let begin = clock::now();
+    let (mut core, _control, mail) = keeping(begin);
+    live(&mut core, begin);
+    let mut now = settle(&mut core, begin, &mail);
+    let sent = fall_behind(&mut core, now, &mail);
+    let until = now + BEHIND_MAX;
+    for mut batch in sent.into_iter().take(4) {
+        now += BEHIND_MAX / 5;
+        core.keep_by_age(now);
+        batch.empty();
+        core.on_mail(now, ToCore::StoreWritten(batch));
+    }
+    assert!(core.group.shards[0].journal().is_some());
+    core.keep_by_age(until);
+    assert!(core.group.shards[0].journal().is_none());
+    assert_eq!(core.net.unread, []);
+}
+
+#[test]
+fn a_disk_that_does_not_write_what_a_client_waits_for_counts_as_lost() {
+    let begin = clock::now();
+    let (mut core, _control, mail) = keeping(begin);
+    live(&mut core, begin);
+    let mut now = settle(&mut core, begin, &mail);
+    // What nobody waits for may take its time.
+    message(&mut core, now, 2, 100);
+    core.keep(now);
+    core.run_timers(now + BATCH_AGE);
+    let unwritten = batches(&mail);
+    assert!(!unwritten.is_empty());
+    now += 2 * AWAITED_MAX;
+    core.keep_by_age(now);
+    assert!(core.group.shards[0].journal().is_some());
+    let token = seated(&mut core, now);
+    core.keep(now);
+    core.keep_by_age(now + AWAITED_MAX - Duration::from_millis(1));
+    assert_eq!(core.net.pending(token), 0);
+    core.keep_by_age(now + AWAITED_MAX);
+    assert!(core.group.shards[0].journal().is_none());
+    core.pump_dirty(now + AWAITED_MAX);
+    assert!(core.net.pending(token) > 0, "it has its READY");
+}
+
+#[test]
+fn a_rotation_tells_floors_that_its_own_records_say() {
+    let begin = clock::now();
+    let (mut core, _control, mail) = keeping(begin);
+    live(&mut core, begin);
+    let now = settle(&mut core, begin, &mail);
+    let shard = &mut core.group.shards[0];
+    let mut s = 1;
+    for round in 0..3 {
+        for id in 1..5_u64 {
+            s += 1;
+            let padding = "x".repeat(200 << 10);
+            let guild = format!(
+                r#"{{"t":"GUILD_CREATE","s":{s},"op":0,"d":{{"id":"{id}","n":{round},"description":"{padding}"}}}}"#
+            );
+            shard.on_payload(now, guild.as_bytes()).unwrap();
+        }
+    }
+    core.on_mail(now, ToCore::StoreRotate { wal: 7 });
+    let said: Vec<ToStore> = mail.try_iter().map(|it| it.message).collect();
+    let [ToStore::Batch(batch), ToStore::Rotated { floors, .. }] = &said[..] else { panic!("{said:?}") };
+    assert!(batch.states.len() > 1, "the second checkpoint raises the floor, and says so in the next batch");
+    let floor = frame::records(&batch.records).filter(|it| it.kind == FLOOR).last().unwrap();
+    assert_eq!(floor.payload, floors[0].1.to_le_bytes());
+    assert!(core.group.shards[0].floor() > floors[0].1);
 }
 
 #[test]
