@@ -212,6 +212,10 @@ impl Client {
         let request = nonce.strip_prefix(&format!("client-{number}-")).and_then(|it| it.parse().ok());
         let request = request.unwrap_or_else(|| panic!("client {number} got the chunk of {nonce:?}"));
         let next = self.chunks.entry(request).or_default();
+        if request <= self.forgotten && d["chunk_index"] == 0 {
+            // Discord was asked again, and answers from the beginning.
+            *next = 0;
+        }
         assert_eq!(d["chunk_index"].as_u64(), Some(*next), "client {number}: chunk of {nonce}");
         *next += 1;
         if d["chunk_count"].as_u64() == Some(*next) {
@@ -220,7 +224,7 @@ impl Client {
         self.chunked += 1;
     }
 
-    /// Discord has forgotten what was asked of it: the rest of it never comes.
+    /// Discord has forgotten what was asked of it: the rest of it may never come, if the proxy was another process then.
     pub fn forget_chunks(&mut self) {
         self.forgotten = self.requests;
     }

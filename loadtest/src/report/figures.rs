@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::plan::without_proxy;
 use crate::run::report::Outcome;
 
 /// Below this share of what was asked for the load test itself did not keep up.
@@ -136,10 +137,10 @@ impl Report {
         Some(self.median(setup, &rate.to_string(), Figure::CpuPerMillion)? / self.floor(rate)?.0)
     }
 
-    /// What the middle adds to a quantile of latency: over that of clients straight at the fake Discord.
+    /// What the middle adds to a quantile of latency: over that of clients straight at the fake Discord, which compresses as much.
     pub fn added_us(&self, setup: &str, rate: u32, figure: Figure) -> Option<f64> {
         let at = |setup| self.median(setup, &rate.to_string(), figure);
-        Some(at(setup)? - at("direct")?)
+        Some(at(setup)? - at(without_proxy(setup))?)
     }
 }
 

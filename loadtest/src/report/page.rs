@@ -2,7 +2,7 @@
 
 use super::figures::{Case, Figure, Report, Trace};
 use super::html::{Card, beside, cards, document, figure, paragraph, section, split};
-use super::plan::{HEADLINE, SINGLE_RATE, TROUBLES, USUAL_RATE, title};
+use super::plan::{HEADLINE, SINGLE_RATE, TROUBLES, USUAL_RATE, title, without_proxy};
 use super::plot::{Axis, Lines, Point, Scale, Series, bars, tick};
 use super::table::{Table, escape, maybe, number, spread};
 use super::target::{FLOOR_MULTIPLE, Target, cpu_at, targets};
@@ -188,7 +188,7 @@ fn latency_section(report: &Report) -> String {
     let mut series = Vec::new();
     for (figure, name, class) in QUANTILES.into_iter().rev() {
         series.push(over_rates(report, HEADLINE, format!("{name}, with the proxy"), class, false, figure));
-        series.push(over_rates(report, "direct", format!("{name}, without"), class, true, figure));
+        series.push(over_rates(report, without_proxy(HEADLINE), format!("{name}, without"), class, true, figure));
     }
     let drawing = lines_over_rates(report, "Latency over rate", "from sending to reading", series, true);
     let mut table = Table::new(&[
@@ -201,11 +201,11 @@ fn latency_section(report: &Report) -> String {
         "added p99",
         "added p99.9",
     ]);
-    for setup in ["direct", HEADLINE, "bare-ring", "bare-epoll", "clients-zlib", "clients-zstd", "tls"] {
+    for setup in ["direct", "direct-zlib", HEADLINE, "bare-ring", "bare-epoll", "clients-zlib", "clients-zstd", "tls"] {
         for case in steady(report, setup) {
             let rate = case.step.parse().unwrap_or(0);
             let added = |figure| match setup {
-                "direct" => maybe(None),
+                "direct" | "direct-zlib" => maybe(None),
                 _ => maybe(report.added_us(setup, rate, figure)),
             };
             let at = |figure| spread(case.spread(figure));
@@ -222,7 +222,8 @@ fn latency_section(report: &Report) -> String {
         }
     }
     let text = "From the moment the fake Discord writes an event to the moment a client reads it, so the load test's own share is in it: the dashed \
-                lines are the same clients without a proxy. What is called added is the difference of the two percentiles. Where the load \
+                lines are clients without a proxy that decompress for themselves what it would have decompressed. What is called added is the difference of the two \
+                percentiles, the proxy without compression against clients without compression. Where the load \
                 test and the proxy want more than the machine has, everything waits, and latency says no more about the proxy alone.";
     section(
         "latency",

@@ -150,6 +150,11 @@ pub fn whole(options: &Options) -> Vec<Setup> {
     };
     let mut setups = floor(options);
     setups.extend([
+        Setup {
+            between: Between::Nobody,
+            clients: Compression::Zlib,
+            ..new("direct-zlib", "no proxy at all, zlib-stream from Discord to the clients")
+        },
         new(HEADLINE, "proxy, state cached"),
         Setup { upstream: "none", ..encoded("upstream-none", "Discord without compression") },
         Setup { upstream: "zstd-stream", ..encoded("upstream-zstd", "Discord with zstd-stream") },
@@ -177,6 +182,12 @@ pub fn whole(options: &Options) -> Vec<Setup> {
     }
     setups.retain(|it| options.only.is_empty() || options.only.iter().any(|only| it.name.starts_with(only.as_str())));
     setups
+}
+
+/// The setup that is this one with nobody between: what the fake Discord takes to compress events is not the proxy's latency.
+pub fn without_proxy(setup: &str) -> &'static str {
+    let is_plain = ["floor-", "bare-", "upstream-none"].iter().any(|it| setup.starts_with(it));
+    if is_plain { "direct" } else { "direct-zlib" }
 }
 
 /// The title of a setup of this name.
@@ -214,6 +225,21 @@ mod tests {
         assert!(setups.iter().all(|it| it.steps == setups[0].steps && !it.steps.is_empty() && !it.is_tls));
         let bare = setups.iter().filter(|it| it.between == Between::Proxy);
         assert_eq!(bare.filter(|it| !it.is_caching && it.upstream == "none").count(), 2);
+    }
+
+    #[test]
+    fn a_setup_measures_what_its_name_says_and_is_compared_with_a_discord_that_compresses_as_much() {
+        let setups = whole(&options(&[]));
+        let of = |name: &str| setups.iter().find(|it| it.name == name).unwrap();
+        for (name, upstream) in [("upstream-none", "none"), ("upstream-zstd", "zstd-stream"), (HEADLINE, "zlib-stream")]
+        {
+            assert_eq!(of(name).upstream, upstream);
+        }
+        for setup in setups.iter().filter(|it| it.between == Between::Proxy) {
+            let direct = of(without_proxy(setup.name));
+            assert_eq!(direct.between, Between::Nobody);
+            assert_eq!(direct.clients == Compression::None, setup.upstream == "none", "{}", setup.name);
+        }
     }
 
     #[test]
