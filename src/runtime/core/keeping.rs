@@ -33,7 +33,7 @@ pub const STANDSTILL_MAX: Duration = Duration::from_secs(5);
 /// One behind which Discord was not read for this long in one go counts as lost, too: from 41 s on connections would be taken for dead.
 pub const BEHIND_MAX: Duration = Duration::from_secs(15);
 /// And one that has not written for this long what somebody waits for, however little: a client gets no READY meanwhile.
-pub const AWAITED_MAX: Duration = Duration::from_secs(10);
+pub const AWAITED_MAX: Duration = Duration::from_secs(20);
 
 /// While more than this is on its way, no checkpoints are made.
 const CHECKPOINT_INFLIGHT_MAX: usize = 8 << 20;
