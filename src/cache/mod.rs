@@ -179,17 +179,27 @@ pub struct Cache {
     counts: CacheCounts,
 }
 
+/// Source: Discord, Gateway › List of intents.
+const INTENT_GUILD_MEMBERS: u64 = 1 << 1;
+
 /// What decides whether an object is kept.
 #[derive(Debug)]
 struct Keep {
     flags: CacheFlags,
     /// Known once there was a READY.
     own_user: Option<u64>,
+    /// Discord says who joins, changes and leaves.
+    follows_members: bool,
 }
 
 impl Keep {
     fn member(&self, id: Option<u64>) -> bool {
         self.flags.members || (self.flags.current_member && id.is_some() && id == self.own_user)
+    }
+
+    /// Whether what is known of this user, who is not in voice, stays right.
+    fn follows(&self, id: u64) -> bool {
+        self.follows_members || self.own_user == Some(id)
     }
 }
 
@@ -197,7 +207,7 @@ impl Cache {
     /// `shapes` is shared with the other caches of the core.
     pub fn new(flags: CacheFlags, shapes: Shapes) -> Self {
         Self {
-            keep: Keep { flags, own_user: None },
+            keep: Keep { flags, own_user: None, follows_members: true },
             ready: None,
             order: Vec::new(),
             guilds: BTreeMap::new(),
@@ -205,6 +215,13 @@ impl Cache {
             shapes,
             counts: CacheCounts::default(),
         }
+    }
+
+    /// For these intents. Without GUILD_MEMBERS only the bot itself and who is in voice are kept, as Discord lists them: of others nothing more is heard.
+    #[must_use]
+    pub fn with_intents(mut self, intents: u64) -> Self {
+        self.keep.follows_members = intents & INTENT_GUILD_MEMBERS != 0;
+        self
     }
 
     /// Starts over from READY's `d`: its guilds are the shard's, each unavailable until its GUILD_CREATE arrives.

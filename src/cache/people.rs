@@ -57,6 +57,7 @@ pub fn on_members_chunk(guild: &mut Guild, told: &Told<'_>, keep: &Keep, users: 
         }
         if let Some(id) = kind::user_id(member)?
             && keep.member(Some(id))
+            && (keep.follows(id) || guild.get(Kind::Members, id).is_some())
         {
             guild.put_member(id, member, &NOT_IN_MEMBER, users);
         }
@@ -115,6 +116,9 @@ pub fn on_voice_state(guild: &mut Guild, told: &Told<'_>, keep: &Keep, users: &m
     }
     if !is_connected {
         guild.remove(Kind::VoiceStates, id);
+        if !keep.follows(id) {
+            guild.remove_member(id, users);
+        }
     } else if keep.flags.voice_states {
         guild.put_without(Kind::VoiceStates, Some(id), told.d, &["guild_id", "member"]);
     }

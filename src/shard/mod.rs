@@ -160,7 +160,7 @@ impl Shard {
     pub fn new(settings: ShardSettings, shapes: Shapes, seed: u64, now: Instant) -> Self {
         Self {
             upstream: Upstream::new(settings.upstream.clone(), seed, now),
-            cache: Cache::new(settings.cache, shapes),
+            cache: Cache::new(settings.cache, shapes).with_intents(settings.upstream.intents),
             log: Log::default(),
             commands: Commands::new(&mut fastrand::Rng::with_seed(seed ^ 2), now),
             seats: Vec::new(),

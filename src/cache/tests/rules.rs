@@ -339,6 +339,35 @@ fn a_voice_state_keeps_neither_guild_nor_member() {
 }
 
 #[test]
+fn without_the_intent_members_are_the_bot_and_who_is_in_voice() {
+    let ids = |cache: &Cache| -> Vec<String> {
+        let members = created(cache, GUILD)["members"].take();
+        members.as_array().unwrap().iter().map(|it| it["user"]["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let mut cache = Cache::new(ALL, Shapes::default()).with_intents(!INTENT_GUILD_MEMBERS);
+    cache.on_ready(fixture::ready(OWN, &[GUILD]).as_bytes()).unwrap();
+    let member = |id: &str| json!({"user": {"id": id}, "roles": [], "joined_at": "j", "deaf": false, "mute": false});
+    let mut guild = small_guild();
+    let own = OWN.to_string();
+    let own = own.as_str();
+    guild["members"] = json!([member(own), member("11")]);
+    cache.apply(b"GUILD_CREATE", guild.to_string().as_bytes()).unwrap();
+    let chunk = json!({"guild_id": "10", "members": [member(own), member("11"), member("13")]});
+    let (joins, leaves, goes) = (voice("12", json!("100")), voice("12", json!(null)), voice("11", json!(null)));
+    let mut apply = |event: &str, d: &Value| {
+        cache.apply(event.as_bytes(), d.to_string().as_bytes()).unwrap();
+        assert_eq!(cache.counts(), recount(&cache), "{event}");
+        ids(&cache)
+    };
+    assert_eq!(apply("GUILD_MEMBERS_CHUNK", &chunk), [own, "11"]);
+    assert_eq!(apply(joins.0, &joins.1), [own, "11", "12"]);
+    assert_eq!(apply(leaves.0, &leaves.1), [own, "11"]);
+    assert_eq!(apply(goes.0, &goes.1), [own]);
+    let own_goes = voice(own, json!(null));
+    assert_eq!(apply(own_goes.0, &own_goes.1), [own]);
+}
+
+#[test]
 fn a_member_in_voice_is_listed() {
     assert_eq!(after(&[voice("12", json!("100"))])["members"][2]["user"]["id"], "12");
     assert_eq!(after(&[voice("11", json!("100"))])["members"][1]["roles"], json!([]));
