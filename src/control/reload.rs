@@ -119,7 +119,7 @@ fn merge(running: &Loaded, wanted: Loaded, environment: &Environment) -> Result<
             taken.push(key.name);
             continue;
         }
-        refused.push(refusal(key.name, &running_value(key, before)));
+        refused.push(refusal(key, &running_value(key, before)));
         match before {
             Some(given) => values.given.insert(key.name, given.clone()),
             None => values.given.remove(key.name),
@@ -127,7 +127,7 @@ fn merge(running: &Loaded, wanted: Loaded, environment: &Environment) -> Result<
     }
     // Wherever it stands now: what counts is the token itself.
     if wanted.config.token != running.config.token {
-        refused.push(refusal("token", "running one"));
+        refused.extend(table::find("token").map(|key| refusal(key, "running one")));
     }
     let mut loaded = config::read(values, environment, Vec::new())?;
     loaded.notices = wanted.notices;
@@ -139,8 +139,12 @@ fn is_of_token(key: &Key) -> bool {
     matches!(key.name, "token" | "token_file")
 }
 
-fn refusal(name: &str, stays: &str) -> String {
-    format!("`{name}` changed: needs a restart; the {stays} stays")
+fn refusal(key: &Key, stays: &str) -> String {
+    let cost = match key.reload {
+        Reload::NewSessions => ", which may cost every session",
+        Reload::AtOnce | Reload::Restart => "",
+    };
+    format!("`{}` changed: needs a restart{cost}; the {stays} stays", key.name)
 }
 
 fn running_value(key: &Key, given: Option<&Given>) -> String {
@@ -219,9 +223,9 @@ mod tests {
         assert_eq!(
             merged.refused,
             [
-                "`shards` changed: needs a restart; the running value 2 stays",
+                "`shards` changed: needs a restart, which may cost every session; the running value 2 stays",
                 "`port` changed: needs a restart; the running value 7878 stays",
-                "`cache.members` changed: needs a restart; the running value (false) stays",
+                "`cache.members` changed: needs a restart, which may cost every session; the running value (false) stays",
             ]
         );
     }
@@ -242,7 +246,8 @@ mod tests {
         assert!(merge(&loaded(""), wanted(&same), &same).unwrap().refused.is_empty());
         let other = Environment { token: Some("other".into()), ..Environment::default() };
         let merged = merge(&loaded(""), wanted(&other), &other).unwrap();
-        assert_eq!(merged.refused, ["`token` changed: needs a restart; the running one stays"]);
+        let line = "`token` changed: needs a restart, which may cost every session; the running one stays";
+        assert_eq!(merged.refused, [line]);
         assert_eq!(merged.loaded.config.token.secret(), "hush");
     }
 

@@ -35,6 +35,8 @@ A file has the token and nothing else; white space around it does not count. It 
 ## Reload
 SIGHUP reads everything again, and so does a change of the file (looked for every few seconds; a symbolic link that is swapped, as Kubernetes does, is a change too). Keys marked
 **at once** take effect, connections stay. A change of any other is named in the log and not taken: the running value stays until a restart. A file that is wrong changes nothing.
+A restart with a change of a key marked **new sessions** costs every session in `data_dir`: an IDENTIFY per shard, and clients start over. Look at `shardgate_identify_remaining` first. Of `cache` only
+what is switched on costs that.
 ";
 
 /// `docs/configuration.md`.
@@ -47,6 +49,7 @@ pub fn markdown() -> String {
             let reload = match key.reload {
                 Reload::AtOnce => "at once",
                 Reload::Restart => "",
+                Reload::NewSessions => "new sessions",
             };
             let (shape, default) = (key.shape_text(), default(key));
             let _ = writeln!(page, "| `{}` | {shape} | {default} | {reload} | {} |", key.name, key.meaning);
@@ -59,15 +62,19 @@ pub fn markdown() -> String {
 pub fn listing() -> String {
     let mut page = String::from(
         "Each key stands in the file, or in the variable SHARDGATE_<KEY>, or follows its flag. Flags count more than variables, those more\n\
-         than the file. * takes effect on SIGHUP or when the file changes; the others need a restart.\n",
+         than the file. * takes effect on SIGHUP or when the file changes; the others need a restart, which with ! costs every session.\n",
     );
     for section in SECTIONS {
         let _ = write!(page, "\n{}:\n", section.title);
         for key in section.keys {
-            let star = if key.reload == Reload::AtOnce { "*" } else { " " };
+            let mark = match key.reload {
+                Reload::AtOnce => "*",
+                Reload::Restart => " ",
+                Reload::NewSessions => "!",
+            };
             let _ = writeln!(
                 page,
-                "  {} {star} {}; default: {}",
+                "  {} {mark} {}; default: {}",
                 table::flag(key.name),
                 plain(&key.shape_text()),
                 plain(&key.default_text())

@@ -69,6 +69,8 @@ pub enum Otherwise {
 pub enum Reload {
     AtOnce,
     Restart,
+    /// A restart after which nothing in `data_dir` counts any more (`store::identity`): an IDENTIFY per shard, and clients start over.
+    NewSessions,
 }
 
 /// One row of the table.
@@ -91,7 +93,7 @@ pub struct Section {
 }
 
 use Otherwise::{Refused, Unset, Value};
-use Reload::{AtOnce, Restart};
+use Reload::{AtOnce, NewSessions, Restart};
 use Shape::{Boolean, Integer, Json, Text, Word};
 
 /// What most rows have in common.
@@ -116,9 +118,9 @@ pub const SECTIONS: &[Section] = &[
                 name: "token",
                 shape: Text { wanted: "the bot's token, with or without `Bot `", read: |_, _, _| Ok(()) },
                 otherwise: Unset("the other places of [the token](#the-token)"),
+                reload: NewSessions,
                 is_secret: true,
                 meaning: "Also what clients must show, unless `validate_token` is off.",
-                ..KEY
             },
             Key {
                 name: "token_file",
@@ -131,6 +133,7 @@ pub const SECTIONS: &[Section] = &[
                 name: "intents",
                 shape: Integer { min: 0, max: u64::MAX, set: |config, bits| config.intents = bits },
                 otherwise: Refused,
+                reload: NewSessions,
                 meaning: "The sum of the intents' bits: what Discord sends. All clients get it.",
                 ..KEY
             },
@@ -138,6 +141,7 @@ pub const SECTIONS: &[Section] = &[
                 name: "shards",
                 shape: Integer { min: 1, max: SHARDS_MAX, set: |config, shards| config.shards = Some(shards as u32) },
                 otherwise: Unset("as Discord recommends"),
+                reload: NewSessions,
                 meaning: "The number of shards in all. Left out, the number from before a restart is kept while Discord's recommendation is within a factor of two.",
                 ..KEY
             },
@@ -448,6 +452,7 @@ pub const SECTIONS: &[Section] = &[
                     },
                 },
                 otherwise: Value("\"https://discord.com/api/v10\""),
+                reload: NewSessions,
                 meaning: "REST; the gateway's URL comes from its `/gateway/bot`.",
                 ..KEY
             },
@@ -574,7 +579,7 @@ const CACHE: [Key; 11] = [
 ];
 
 const fn cached(name: &'static str, otherwise: &'static str, set: fn(&mut Config, bool), meaning: &'static str) -> Key {
-    Key { name, shape: Boolean(set), otherwise: Value(otherwise), meaning, ..KEY }
+    Key { name, shape: Boolean(set), otherwise: Value(otherwise), reload: NewSessions, meaning, ..KEY }
 }
 
 /// All rows.
