@@ -23,17 +23,35 @@ const PER_DISPATCH_AND_CLIENT: u64 = 6_000;
 const PER_KIB: u64 = 1_500;
 const PER_KIB_AND_CLIENT: u64 = 500;
 
-/// What a shard has cost so far.
-pub fn cost(shard: &ShardReport) -> u64 {
-    let dispatches: u64 = shard.events.iter().map(|(_, count)| count).sum();
-    let (clients, kib) = (shard.clients as u64, shard.dispatched_bytes / 1024);
-    dispatches * (PER_DISPATCH + clients * PER_DISPATCH_AND_CLIENT) + kib * (PER_KIB + clients * PER_KIB_AND_CLIENT)
+/// What a shard has taken in since the start.
+#[derive(Clone, Copy, Debug, Default)]
+struct Intake {
+    dispatches: u64,
+    kib: u64,
 }
 
-/// Of each core, by number: what its shards cost, and the part of the costliest of them. Since the start.
+impl Intake {
+    fn of(shard: &ShardReport) -> Self {
+        let dispatches = shard.events.iter().map(|(_, count)| count).sum();
+        Self { dispatches, kib: shard.dispatched_bytes / 1024 }
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self { dispatches: self.dispatches.saturating_sub(before.dispatches), kib: self.kib.saturating_sub(before.kib) }
+    }
+
+    /// What it costs to take this in and to send it to so many clients.
+    fn cost(self, clients: u64) -> u64 {
+        self.dispatches * (PER_DISPATCH + clients * PER_DISPATCH_AND_CLIENT)
+            + self.kib * (PER_KIB + clients * PER_KIB_AND_CLIENT)
+    }
+}
+
+/// Of each core, by number: what its shards cost, and the part of the costliest of them. Since the start, and as if each had had one client all
+/// the time: how many are there now says nothing about then.
 pub fn by_core(cores: &[CoreReport]) -> Vec<(usize, u64, u64)> {
     let of = |core: &CoreReport| {
-        let costs = core.shards.iter().map(cost);
+        let costs = core.shards.iter().map(|shard| Intake::of(shard).cost(1));
         (core.core, costs.clone().sum(), costs.max().unwrap_or(0))
     };
     cores.iter().map(of).collect()
@@ -58,15 +76,16 @@ pub fn keep(
     thread::Builder::new().name("loads".into()).spawn(run).map(|_| ())
 }
 
-/// `before` has the costs of the round before this one. A load follows slowly: an hour of noise does not move a shard.
+/// `before` has what was taken in until the round before this one; what came since then was sent to the clients of now. A load follows slowly: an
+/// hour of noise does not move a shard.
 fn note<'a>(
     loads: &mut HashMap<u32, u64>,
-    before: &mut HashMap<u32, u64>,
+    before: &mut HashMap<u32, Intake>,
     shards: impl Iterator<Item = &'a ShardReport>,
 ) {
     for shard in shards {
-        let cost = cost(shard);
-        let now = cost.saturating_sub(before.insert(shard.shard, cost).unwrap_or(0));
+        let intake = Intake::of(shard);
+        let now = intake.since(before.insert(shard.shard, intake).unwrap_or_default()).cost(shard.clients as u64);
         let load = loads.entry(shard.shard).or_insert(now);
         *load = (*load * 7 + now) / 8;
     }
@@ -79,6 +98,10 @@ mod tests {
     fn report(shard: u32, dispatches: u64, bytes: u64, clients: usize) -> ShardReport {
         let events = vec![("A".to_owned(), dispatches / 2), ("B".to_owned(), dispatches - dispatches / 2)];
         ShardReport { shard, events, dispatched_bytes: bytes, clients, ..ShardReport::default() }
+    }
+
+    fn cost(shard: &ShardReport) -> u64 {
+        Intake::of(shard).cost(shard.clients as u64)
     }
 
     #[test]
@@ -100,5 +123,23 @@ mod tests {
             note(&mut loads, &mut before, [report(3, 80_000, 0, 0)].iter());
         }
         assert!(loads[&3] < busy / 100, "it has been silent since: {}", loads[&3]);
+    }
+
+    #[test]
+    fn a_client_that_goes_and_comes_back_weighs_what_it_was_sent_and_not_all_that_ever_came() {
+        let (mut loads, mut before) = (HashMap::new(), HashMap::new());
+        let usual = cost(&report(3, 1000, 0, 1));
+        for round in 1..=1000 {
+            // It is away at every tenth look.
+            note(&mut loads, &mut before, [report(3, round * 1000, 0, usize::from(round % 10 != 0))].iter());
+            assert!(loads[&3] <= usual, "round {round}: {} for {usual}", loads[&3]);
+        }
+        assert!(loads[&3] > usual / 2, "{}", loads[&3]);
+    }
+
+    #[test]
+    fn what_a_core_has_carried_does_not_depend_on_who_is_connected_now() {
+        let core = |clients| CoreReport { shards: vec![report(0, 1000, 1 << 20, clients)], ..CoreReport::default() };
+        assert_eq!(by_core(&[core(0)]), by_core(&[core(5)]));
     }
 }

@@ -37,7 +37,7 @@ pub(super) fn families(page: &mut Page, cores: &[CoreReport]) {
     }
 }
 
-/// By the estimate that shards are dealt out by: relayed dispatches, their bytes, and clients.
+/// By the estimate that shards are dealt out by, without clients: relayed dispatches and their bytes.
 fn loads(page: &mut Page, cores: &[CoreReport]) {
     let loads = loads::by_core(cores);
     let total: u64 = loads.iter().map(|(_, load, _)| load).sum();
