@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use common::proxy::Proxy;
 use common::raw::{Got, Raw, identified, identify, text};
-use common::{stats, stats_until, until, with_discord};
+use common::{order, stats, stats_until, until, with_discord};
 use loadtest::client::options::INTENTS;
 use loadtest::discord::Address;
 use loadtest::run::port::Port;
@@ -128,6 +128,33 @@ fn a_file_that_changes_is_read_without_a_signal() {
         }
         let live: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert!(live.iter().any(|it| it["message"] == "shard is live" && it["shard"] == 0), "{log}");
+    });
+}
+
+#[test]
+fn what_is_asked_and_written_while_rest_does_not_answer_counts_when_it_does() {
+    with_discord(&["--shards", "1"], async |discord: Address| {
+        for is_asked in [true, false] {
+            let port = Port::reserve().unwrap();
+            let (file, mut keys) = (File::new("outage"), config(&discord, port.number));
+            file.write(&keys);
+            order(&discord, "rest?status=503&count=1000000", "").await;
+            let mut proxy = Proxy::spawn_with(&file.argument(), Vec::new(), port);
+            proxy.logged("503").await;
+            if is_asked {
+                // What a signal asks for is read even where no file has changed.
+                hang_up(&mut proxy);
+                proxy.logged("once shards connect the configuration is read again").await;
+                order(&discord, "rest?status=503&count=1", "").await;
+                proxy.logged("configuration read again: nothing changes").await;
+            } else {
+                keys["status"] = json!("idle");
+                file.write(&keys);
+                order(&discord, "rest?status=503&count=1", "").await;
+                proxy.logged("taken=\"status\"").await;
+            }
+            proxy.stop().await;
+        }
     });
 }
 

@@ -46,7 +46,7 @@ use tracing::{error, info, warn};
 use self::access::Access;
 use self::args::Args;
 use self::certificates::Certificates;
-use self::config::{Config, Environment, Loaded, Notice, SHARDS_MAX};
+use self::config::{Config, Environment, Loaded, Notice, SHARDS_MAX, sources};
 use self::coordinator::{Coordinator, Core, CoreOf, End, Helpers, Opening};
 use self::keys::Refusal;
 use self::ledger::{KeptGateway, Ledger};
@@ -54,7 +54,7 @@ use self::memory::{Budget, Watch};
 use self::notify::{Manager, Notifier};
 use self::pages::{Pages, Site};
 use self::probe::Machine;
-use self::reload::Reloader;
+use self::reload::{Reloader, Watched};
 use self::resolve::Resolver;
 use self::rest::{Asking, Endpoint, GatewayBot};
 use self::service::Service;
@@ -98,9 +98,11 @@ pub fn run<C: Core>(
     activated: Vec<OwnedFd>,
     start: impl FnOnce(RuntimeSettings, Vec<OwnedFd>, mpsc::Sender<ToControl>) -> io::Result<Cores<C>>,
 ) -> ExitCode {
+    // Looked at before it is read: a change from then on is one that the proxy does not run with.
+    let file = Watched::new(sources::file_path(args.config.as_deref(), environment));
     let done = match config::load_with(args.config.as_deref(), environment, &args.keys) {
         Ok(loaded) if args.check => check::page(&loaded, &Machine::probe()).map(|page| show(&page)),
-        Ok(loaded) => serve(&loaded, args, environment, activated, start),
+        Ok(loaded) => serve(&loaded, file, args, environment, activated, start),
         Err(refusal) => Err(refusal),
     };
     match done {
@@ -114,6 +116,7 @@ pub fn run<C: Core>(
 
 fn serve<C: Core>(
     loaded: &Loaded,
+    file: Watched,
     args: &Args,
     environment: &Environment,
     activated: Vec<OwnedFd>,
@@ -161,11 +164,15 @@ fn serve<C: Core>(
         info!("stopped before the first core started");
         return Ok(());
     };
+    if first.is_reload_asked {
+        // We hear it ourselves, when the cores can be told.
+        let _ = to_control.send(ToControl::Reload);
+    }
     let mut settings = fit(config, &first.bot, kept.as_ref().map(|it| it.shard_count), &machine, backend, &memory)?;
     settings.clients_max = machine.clients_max(settings.clients_max, settings.shards.len() as u32);
     settings.client_tls = client_tls;
     let held = settings.shards.len() as u32;
-    let mut reloader = Reloader::new(args, environment, loaded, machine, held, log.level());
+    let mut reloader = Reloader::new(args, environment, loaded, file, machine, held, log.level());
     settings.loads = ledger.loads(settings.shard_count);
     let resolver = Resolver::start().map_err(refuse("the resolver's thread"))?;
     // All that can be made ready beside a running proxy is: from here on it drains, and its clients wait for this one. What it keeps in files, and the
@@ -298,6 +305,8 @@ struct FirstAnswer {
     bot: GatewayBot,
     /// The question goes on: `bot` is from before the restart.
     asking: Option<Asking>,
+    /// A SIGHUP came meanwhile.
+    is_reload_asked: bool,
 }
 
 /// Waits for Discord's first answer, or takes the one from before the restart when REST fails or is slow: an outage of REST must not
@@ -309,19 +318,21 @@ fn first_answer(
 ) -> Result<Option<FirstAnswer>, Refusal> {
     let mut asking = endpoint.ask_until_answered(rng());
     let patience = clock::now() + ANSWER_PATIENCE;
+    let mut is_reload_asked = false;
     loop {
         if let Some(answer) = asking.poll() {
-            return answer.map(|bot| Some(FirstAnswer { bot, asking: None })).map_err(Refusal::of);
+            return answer.map(|bot| Some(FirstAnswer { bot, asking: None, is_reload_asked })).map_err(Refusal::of);
         }
         if let Some(kept) = kept.filter(|_| asking.failed().is_some() || clock::now() >= patience) {
             let why = asking.failed().unwrap_or("slow").to_owned();
             warn!(why, age = ?kept.age, "REST does not answer: starting with its answer from before, and asking on");
-            return Ok(Some(FirstAnswer { bot: kept.bot.clone(), asking: Some(asking) }));
+            return Ok(Some(FirstAnswer { bot: kept.bot.clone(), asking: Some(asking), is_reload_asked }));
         }
         match mail.recv_timeout(FIRST_ANSWER_POLL) {
             Err(RecvTimeoutError::Timeout) => {}
             Ok(ToControl::Reload) => {
-                info!("SIGHUP: the configuration was read a moment ago; once shards connect it is read again");
+                info!("SIGHUP: once shards connect the configuration is read again");
+                is_reload_asked = true;
             }
             // There is nothing to count yet.
             Ok(ToControl::WriteTotals) => warn!("SIGUSR2: no shard is connected yet"),

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use tracing::{info, warn};
 
 use super::args::Args;
-use super::config::sources::{self, Given};
+use super::config::sources::Given;
 use super::config::table::{self, Key, Reload};
 use super::config::{self, Environment, Loaded};
 use super::keys::{Refusal, shown};
@@ -43,17 +43,19 @@ pub struct Reloader {
 }
 
 impl Reloader {
+    /// `file` was looked at before `running` was read from it.
     pub fn new(
         args: &Args,
         environment: &Environment,
         running: &Loaded,
+        file: Watched,
         machine: Machine,
         held: u32,
         level: Level,
     ) -> Self {
-        let path = sources::file_path(args.config.as_deref(), environment).filter(|_| running.values.file.is_some());
+        let file = if running.values.file.is_some() { file } else { Watched::new(None) };
         let (args, environment, running) = (args.clone(), environment.clone(), running.clone());
-        Self { args, environment, running, machine, held, level, file: Watched::new(path) }
+        Self { args, environment, running, machine, held, level, file }
     }
 
     /// Reads everything again if `asked`, or if the file has changed and stands still. What comes of it is told in the log.
@@ -162,7 +164,7 @@ fn is_same(key: &Key, one: Option<&Given>, other: Option<&Given>) -> bool {
 }
 
 /// A file, as its metadata tell. They are those of the file that a symbolic link leads to: Kubernetes swaps links.
-struct Watched {
+pub struct Watched {
     path: Option<PathBuf>,
     /// As it was when it was read.
     read: Option<Stamp>,
@@ -174,7 +176,7 @@ struct Watched {
 type Stamp = (u64, u64, u64, i64, i64);
 
 impl Watched {
-    fn new(path: Option<PathBuf>) -> Self {
+    pub fn new(path: Option<PathBuf>) -> Self {
         let read = path.as_deref().and_then(stamp);
         Self { path, read, seen: read }
     }
