@@ -4,6 +4,7 @@
 mod common;
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use common::judged::{self, assert_faultless, has};
@@ -13,6 +14,7 @@ use common::{order, stats, with_discord};
 use loadtest::client::Client;
 use loadtest::compress::Compression;
 use loadtest::discord::Address;
+use loadtest::http;
 use loadtest::run::proc::Usage;
 use loadtest::ws;
 use serde_json::{Value, json};
@@ -221,6 +223,32 @@ fn guesses_at_tokens_and_sessions_win_nothing() {
         assert_eq!(bench.turned_away("guesses").await, 330.0);
         drop(owner);
         Raw::saying(&bench.proxy.url, &resume(&id, seq)).await.until("{\"t\":\"RESUMED\",").await;
+    });
+}
+
+#[test]
+fn a_flood_of_pages_keeps_the_operator_from_none() {
+    const PAGES: usize = 2000;
+    const AT_ONCE: usize = 200;
+    on_each_backend(json!({"admin_bind": "127.0.0.1:0"}), async |bench| {
+        let livez = format!("{}/livez", bench.proxy.admin());
+        let paths = ["/", "/gateway", "/readyz", "/metrics", "/cache/guild/1"];
+        let mut readers = VecDeque::new();
+        let mut answered = 0;
+        for number in 0..PAGES {
+            let mut stream = bench.tcp().await;
+            let request = format!("GET {} HTTP/1.1\r\nHost: proxy\r\n\r\n", paths[number % paths.len()]);
+            let _ = stream.write_all(request.as_bytes()).await;
+            readers.push_back(stream);
+            if readers.len() == AT_ONCE {
+                closed(&mut readers.pop_front().unwrap()).await;
+            }
+            if number % 50 == 49 {
+                assert_eq!(http::call("GET", &livez, "", None).await.unwrap(), (200, "ok\n".into()));
+                answered += 1;
+            }
+        }
+        assert_eq!(answered, PAGES / 50);
     });
 }
 

@@ -1,8 +1,9 @@
 //! The HTTP pages: metrics, health, the cached state, and Discord's two gateway endpoints with our own address.
 //!
-//! The cores and the operator's own listener (`admin`) hand over sockets whose request has been read. Three threads answer: one the
-//! metrics and one the cached state, whose pages are large and may meet a slow reader, one all the rest, whose pages fit into any
-//! socket buffer. So a slow reader never delays a health check.
+//! The cores and the operator's own listener (`admin`) hand over sockets whose request has been read. Four threads answer: one the
+//! metrics and one the cached state, whose pages are large and may meet a slow reader, and two all the rest, whose pages fit into any
+//! socket buffer: one for the gateway's port, one for the operator. So neither a slow reader nor a flood on the gateway's port delays the
+//! operator's health check.
 //! Not here: parsing HTTP, who may see what (`access`), and what the numbers mean (`metrics`).
 
 #![forbid(unsafe_code)]
@@ -26,7 +27,7 @@ use crate::shard::pressure::Pressure;
 use crate::shard::report::{ShardReport, Wanted};
 use crate::wire::http::PlainRequest;
 
-/// Pages waiting for each of the three threads. When full, the request is answered 503 at once and closed.
+/// Pages waiting for each of the four threads. When full, the request is answered 503 at once and closed.
 const PAGES_MAX: usize = 64;
 /// No two answers of one thread begin within this.
 const ANSWERED_EVERY: Duration = Duration::from_millis(5);
@@ -69,11 +70,14 @@ pub struct Job {
 /// What the cores have of an object, as `coordinator::find` answers.
 pub type FoundObject = Result<Option<Vec<u8>>, usize>;
 
-/// The way to the three threads; they end when this is dropped.
+/// The way to the four threads; they end when this is dropped.
 pub struct Pages {
+    /// With it metrics and cached state are refused on the gateway's port.
+    has_admin_bind: bool,
     metrics: SyncSender<Job>,
     cache: SyncSender<Job>,
-    others: SyncSender<Job>,
+    public: SyncSender<Job>,
+    operator: SyncSender<Job>,
 }
 
 impl Pages {
@@ -83,16 +87,21 @@ impl Pages {
         collect: impl Fn() -> Reports + Clone + Send + 'static,
         find: impl Fn(Wanted) -> FoundObject + Clone + Send + 'static,
     ) -> io::Result<Self> {
+        let has_admin_bind = site.access.has_admin_bind;
         let start = |name| start_thread(name, site.clone(), collect.clone(), find.clone());
-        Ok(Self { metrics: start("metrics")?, cache: start("cache")?, others: start("pages")? })
+        let (metrics, cache, public, operator) =
+            (start("metrics")?, start("cache")?, start("pages")?, start("operator")?);
+        Ok(Self { has_admin_bind, metrics, cache, public, operator })
     }
 
     /// Never blocks.
     pub fn serve(&self, job: Job) {
-        let queue = match path_of(&job.request) {
-            "/metrics" => &self.metrics,
-            path if path.starts_with(CACHE) => &self.cache,
-            _ => &self.others,
+        let queue = match (job.door, path_of(&job.request)) {
+            (Door::Gateway, _) if self.has_admin_bind => &self.public,
+            (_, "/metrics") => &self.metrics,
+            (_, path) if path.starts_with(CACHE) => &self.cache,
+            (Door::Gateway, _) => &self.public,
+            (Door::Admin, _) => &self.operator,
         };
         if let Err(TrySendError::Full(mut job) | TrySendError::Disconnected(mut job)) = queue.try_send(job) {
             let refusal = Response::text(503, "Too many requests are waiting.\n").to_bytes(job.request.head_only);
@@ -523,6 +532,14 @@ mod tests {
         text
     }
 
+    /// The requester's end.
+    fn ask(pages: &Pages, door: Door, path: &str) -> TcpStream {
+        let (reader, socket) = pair();
+        let (requester, request, process) = (Requester::plain(socket), request(path), ProcessReport::default());
+        pages.serve(Job { requester, request, door, process });
+        reader
+    }
+
     #[test]
     fn a_page_arrives_whole_and_the_connection_ends() {
         let pages = Pages::start(site(), || reports(&[4, 4]), |_| Ok(None)).unwrap();
@@ -556,16 +573,7 @@ mod tests {
             Reports::default()
         };
         let pages = Pages::start(site(), stuck, |_| Ok(None)).unwrap();
-        let ask = |path| {
-            let (reader, socket) = pair();
-            pages.serve(Job {
-                requester: Requester::plain(socket),
-                request: request(path),
-                door: Door::Gateway,
-                process: ProcessReport::default(),
-            });
-            reader
-        };
+        let ask = |path| ask(&pages, Door::Gateway, path);
         let first = ask("/metrics");
         at_work.recv().unwrap();
         let waiting: Vec<_> = (0..PAGES_MAX).map(|_| ask("/metrics")).collect();
@@ -574,6 +582,37 @@ mod tests {
         drop(go);
         for reader in [first].into_iter().chain(waiting) {
             assert!(read_all(reader).starts_with("HTTP/1.1 200 OK\r\n"));
+        }
+    }
+
+    #[test]
+    fn a_flood_on_the_gateways_port_takes_no_place_of_the_operators() {
+        let (go, gate) = mpsc::channel::<()>();
+        let (entered, at_work) = mpsc::channel();
+        let gate = std::sync::Arc::new(std::sync::Mutex::new((gate, true)));
+        // The first report takes for as long as we like.
+        let stuck = move || {
+            entered.send(()).unwrap();
+            let mut gate = gate.lock().unwrap();
+            if std::mem::take(&mut gate.1) {
+                let _ = gate.0.recv();
+            }
+            Reports::default()
+        };
+        let access = Access { has_admin_bind: true, admin_key: None };
+        let pages = Pages::start(Site { access, ..site() }, stuck, |_| Ok(None)).unwrap();
+        let first = ask(&pages, Door::Gateway, "/readyz");
+        at_work.recv().unwrap();
+        let paths = ["/", "/gateway", "/metrics", "/cache/guild/1"];
+        let waiting: Vec<_> = (0..PAGES_MAX).map(|at| ask(&pages, Door::Gateway, paths[at % 4])).collect();
+        for path in paths {
+            assert!(read_all(ask(&pages, Door::Gateway, path)).starts_with("HTTP/1.1 503 "), "{path}");
+        }
+        assert!(read_all(ask(&pages, Door::Admin, "/shard-count")).ends_with("\r\n\r\n2"));
+        assert!(read_all(ask(&pages, Door::Admin, "/cache/guild/1")).starts_with("HTTP/1.1 404 "));
+        drop(go);
+        for reader in [first].into_iter().chain(waiting) {
+            assert!(!read_all(reader).is_empty());
         }
     }
 }
