@@ -232,10 +232,7 @@ fn answer(
     // The base of a library may end in a slash, and may have a version.
     let api = ["/api/v10/", "/api/v9/", "/api/", "/"].iter().find_map(|base| path.strip_prefix(base));
     match (path, api) {
-        ("/metrics", _) => {
-            let body = metrics::page(&collect().cores, process);
-            Response { status: 200, content_type: metrics::CONTENT_TYPE, body: body.into_bytes() }
-        }
+        ("/metrics", _) => measured(process, &collect()),
         (STATS, _) => Response::json(200, &totals::totals(&site.shards, site.shard_count, &collect())),
         ("/shard-count", _) => Response::text(200, site.shard_count.to_string()),
         ("/livez", _) => alive(&collect()),
@@ -293,6 +290,16 @@ fn gateway_bot(site: &Site) -> serde_json::Value {
             "max_concurrency": site.shard_count.max(1),
         },
     })
+}
+
+/// Most counters are sums: without a core that is silent, or has drained, they would go down, which Prometheus takes for a restart. A page that is
+/// missing is told apart.
+fn measured(process: &ProcessReport, reports: &Reports) -> Response {
+    if !reports.silent.is_empty() {
+        return alive(reports);
+    }
+    let body = metrics::page(&reports.cores, process).into_bytes();
+    Response { status: 200, content_type: metrics::CONTENT_TYPE, body }
 }
 
 fn alive(reports: &Reports) -> Response {
@@ -439,6 +446,14 @@ mod tests {
         assert_eq!(get("/livez", &[1, 1]), (200, "ok\n".into()));
         let silent = || Reports { silent: vec![1], ..reports(&[4]) };
         assert_eq!(get_with("/livez", &ProcessReport::default(), &silent), (503, "core 1 does not answer\n".into()));
+    }
+
+    #[test]
+    fn no_metrics_are_shown_without_those_of_every_core() {
+        let process = ProcessReport::default();
+        assert_eq!(get_with("/metrics", &process, &|| reports(&[4])).0, 200);
+        let silent = || Reports { silent: vec![1], ..reports(&[4]) };
+        assert_eq!(get_with("/metrics", &process, &silent), (503, "core 1 does not answer\n".into()));
     }
 
     #[test]
