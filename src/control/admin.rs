@@ -40,7 +40,6 @@ pub fn start(address: SocketAddr, patience: Duration, control: mpsc::Sender<ToCo
             bound => break bound?,
         }
     };
-    info!(listen = %listener.local_addr()?, "operator's pages");
     thread::Builder::new().name("admin".into()).spawn(move || accept(&listener, &control)).map(drop)
 }
 
