@@ -9,6 +9,7 @@ use common::stats::{connected, sessions};
 use common::{order, stats, stats_until, with_discord};
 use loadtest::compress::Compression;
 use loadtest::discord::Address;
+use loadtest::http;
 use serde_json::{Value, json};
 use tokio::time::{Duration, sleep};
 
@@ -74,6 +75,24 @@ fn a_signal_before_discord_answers_ends_the_proxy_cleanly() {
         stats_until(&discord, |it| it["rest"]["/api/v10/gateway/bot"] == 1).await;
         proxy.stop().await;
         assert_eq!(stats(&discord).await["upgrades"], 0);
+    });
+}
+
+#[test]
+fn while_rest_does_not_answer_the_operators_pages_say_so() {
+    with_discord(&["--shards", "2"], async |discord: Address| {
+        order(&discord, "rest?status=503&count=1000000", "").await;
+        let mut proxy = Proxy::spawn(&discord, &[], json!({"admin_bind": "127.0.0.1:0"}));
+        proxy.logged("no answer about the gateway yet").await;
+        let page = async |path: &str| http::call("GET", &format!("{}{path}", proxy.admin()), "", None).await.unwrap();
+        assert_eq!(page("/livez").await, (200, "ok\n".into()));
+        assert_eq!(page("/readyz").await, (503, "asks Discord for the gateway\n".into()));
+        order(&discord, "rest?status=503&count=1", "").await;
+        while page("/readyz").await.0 != 200 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(page("/livez").await, (200, "ok\n".into()));
+        proxy.stop().await;
     });
 }
 

@@ -11,6 +11,7 @@ pub mod certificates;
 pub mod check;
 pub mod config;
 pub mod coordinator;
+pub mod first_answer;
 pub mod first_contact;
 pub mod health;
 pub mod keys;
@@ -37,7 +38,7 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -49,14 +50,14 @@ use self::certificates::Certificates;
 use self::config::{Config, Environment, Loaded, Notice, SHARDS_MAX, sources};
 use self::coordinator::{Coordinator, Core, CoreOf, End, Helpers, Opening};
 use self::keys::Refusal;
-use self::ledger::{KeptGateway, Ledger};
+use self::ledger::Ledger;
 use self::memory::{Budget, Watch};
 use self::notify::{Manager, Notifier};
 use self::pages::{Pages, Site};
 use self::probe::Machine;
 use self::reload::{Reloader, Watched};
 use self::resolve::Resolver;
-use self::rest::{Asking, Endpoint, GatewayBot};
+use self::rest::{Endpoint, GatewayBot};
 use self::service::Service;
 use self::signals::Wish;
 use self::totals::{Place, Writer};
@@ -65,12 +66,6 @@ use crate::runtime::settings::{Backend, RuntimeSettings};
 use crate::runtime::takeover::Inherited;
 use crate::runtime::{clock, heap};
 use crate::wire::CloseCode;
-
-/// With an answer of Discord's from before the restart at hand, the new one is waited for no longer than this: clients' sessions
-/// wait as well.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
-/// While Discord has not answered, how often that is looked for; a signal is heard at once.
-const FIRST_ANSWER_POLL: Duration = Duration::from_millis(5);
 
 /// Threads that have said that they are done get this long to end: with `DRAIN_WITHIN` and the store's own time it stays below `DRAIN_MAX`.
 const THREADS_END_MAX: Duration = Duration::from_millis(500);
@@ -160,7 +155,11 @@ fn serve<C: Core>(
     let (certificates, client_tls) = watched.unzip();
     let mut ledger = ledger(config);
     let kept = ledger.gateway(clock::since_epoch());
-    let Some(first) = first_answer(&endpoint, &mail, kept.as_ref())? else {
+    // Whoever looks after the process sees that it lives, however long Discord's REST takes. Beside a running proxy the address is that one's.
+    if !args.takeover {
+        open_admin(config, Duration::ZERO, &to_control)?;
+    }
+    let Some(first) = first_answer::wait(&endpoint, &mail, kept.as_ref())? else {
         info!("stopped before the first core started");
         return Ok(());
     };
@@ -201,11 +200,8 @@ fn serve<C: Core>(
         shard_count: settings.shard_count,
         access: Access { has_admin_bind: config.admin_bind.is_some(), admin_key: config.admin_key.clone() },
     };
-    // Before the cores start: an address that cannot be had is the operator's mistake, and costs no IDENTIFY.
-    if let Some(address) = config.admin_bind {
-        let patience = if args.takeover { ADMIN_BIND_PATIENCE } else { Duration::ZERO };
-        admin::start(address, patience, to_control.clone())
-            .map_err(|error| first_contact::not_bound("admin_bind", address, &error))?;
+    if args.takeover {
+        open_admin(config, ADMIN_BIND_PATIENCE, &to_control)?;
     }
     let cores = start(settings.clone(), listeners, to_control.clone())
         .map_err(|error| first_contact::start_refused(settings.listen, &error))?;
@@ -267,6 +263,13 @@ fn serve<C: Core>(
     }
 }
 
+/// Before the cores start: an address that cannot be had is the operator's mistake, and costs no IDENTIFY.
+fn open_admin(config: &Config, patience: Duration, to_control: &mpsc::Sender<ToControl>) -> Result<(), Refusal> {
+    let Some(address) = config.admin_bind else { return Ok(()) };
+    admin::start(address, patience, to_control.clone())
+        .map_err(|error| first_contact::not_bound("admin_bind", address, &error))
+}
+
 fn refuse(what: &'static str) -> impl Fn(io::Error) -> Refusal {
     move |error| Refusal::of(format!("{what}: {error}"))
 }
@@ -298,48 +301,6 @@ fn choose_backend(config: &Config, machine: &Machine) -> Result<Backend, Refusal
 fn ledger(config: &Config) -> Ledger {
     let salt = getrandom::u64().unwrap_or_default();
     Ledger::new(config.data_dir.as_deref(), &config.api_url, config.token.secret(), salt)
-}
-
-/// What the process starts with.
-struct FirstAnswer {
-    bot: GatewayBot,
-    /// The question goes on: `bot` is from before the restart.
-    asking: Option<Asking>,
-    /// A SIGHUP came meanwhile.
-    is_reload_asked: bool,
-}
-
-/// Waits for Discord's first answer, or takes the one from before the restart when REST fails or is slow: an outage of REST must not
-/// keep sessions down that could be resumed. `None` when a signal came first.
-fn first_answer(
-    endpoint: &Endpoint,
-    mail: &mpsc::Receiver<ToControl>,
-    kept: Option<&KeptGateway>,
-) -> Result<Option<FirstAnswer>, Refusal> {
-    let mut asking = endpoint.ask_until_answered(rng());
-    let patience = clock::now() + ANSWER_PATIENCE;
-    let mut is_reload_asked = false;
-    loop {
-        if let Some(answer) = asking.poll() {
-            return answer.map(|bot| Some(FirstAnswer { bot, asking: None, is_reload_asked })).map_err(Refusal::of);
-        }
-        if let Some(kept) = kept.filter(|_| asking.failed().is_some() || clock::now() >= patience) {
-            let why = asking.failed().unwrap_or("slow").to_owned();
-            warn!(why, age = ?kept.age, "REST does not answer: starting with its answer from before, and asking on");
-            return Ok(Some(FirstAnswer { bot: kept.bot.clone(), asking: Some(asking), is_reload_asked }));
-        }
-        match mail.recv_timeout(FIRST_ANSWER_POLL) {
-            Err(RecvTimeoutError::Timeout) => {}
-            Ok(ToControl::Reload) => {
-                info!("SIGHUP: once shards connect the configuration is read again");
-                is_reload_asked = true;
-            }
-            // There is nothing to count yet.
-            Ok(ToControl::WriteTotals) => warn!("SIGUSR2: no shard is connected yet"),
-            // No core runs yet, so the only other mail there can be is the signal to stop.
-            Ok(_) | Err(RecvTimeoutError::Disconnected) => return Ok(None),
-        }
-    }
 }
 
 /// The runtime's settings, after the machine was measured against them.

@@ -103,14 +103,27 @@ impl Pages {
             (Door::Gateway, _) => &self.public,
             (Door::Admin, _) => &self.operator,
         };
-        if let Err(TrySendError::Full(mut job) | TrySendError::Disconnected(mut job)) = queue.try_send(job) {
-            let refusal = Response::text(503, "Too many requests are waiting.\n").to_bytes(job.request.head_only);
-            let Ok(refusal) = job.requester.seal(refusal) else { return };
-            let mut socket = &job.requester.socket;
-            // Fits into the empty buffer of a fresh socket; if not, the requester is no worse off.
-            let _ = socket.set_nonblocking(true).and_then(|()| socket.write(&refusal));
+        if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = queue.try_send(job) {
+            send_at_once(job.requester, &job.request, &Response::text(503, "Too many requests are waiting.\n"));
         }
     }
+}
+
+/// Answers while no core runs and the number of shards is not known: the process lives, and is not ready. Never blocks.
+pub fn answer_early(requester: Requester, request: &PlainRequest) {
+    let response = match path_of(request) {
+        "/livez" => Response::text(200, "ok\n"),
+        "/health" => not_healthy(),
+        _ => Response::text(503, "asks Discord for the gateway\n"),
+    };
+    send_at_once(requester, request, &response);
+}
+
+fn send_at_once(mut requester: Requester, request: &PlainRequest, response: &Response) {
+    let Ok(bytes) = requester.seal(response.to_bytes(request.head_only)) else { return };
+    let mut socket = &requester.socket;
+    // Fits into the empty buffer of a fresh socket; if not, the requester is no worse off.
+    let _ = socket.set_nonblocking(true).and_then(|()| socket.write(&bytes));
 }
 
 fn start_thread(
@@ -243,7 +256,7 @@ fn answer(
         // gateway-proxy's forks answer so.
         ("/health", _) => match unready(site, process, &collect()) {
             None => Response::text(200, "OK"),
-            Some(_) => Response::text(400, "Not ready!"),
+            Some(_) => not_healthy(),
         },
         (_, Some("gateway")) => Response::json(200, &json!({"url": site.externally_accessible_url})),
         (_, Some("gateway/bot")) => Response::json(200, &gateway_bot(site)),
@@ -252,6 +265,10 @@ fn answer(
             None => not_found(),
         },
     }
+}
+
+fn not_healthy() -> Response {
+    Response::text(400, "Not ready!")
 }
 
 fn not_found() -> Response {
@@ -553,6 +570,21 @@ mod tests {
         let (requester, request, process) = (Requester::plain(socket), request(path), ProcessReport::default());
         pages.serve(Job { requester, request, door, process });
         reader
+    }
+
+    #[test]
+    fn before_the_shards_are_known_the_process_lives_and_is_not_ready() {
+        let answer = |path| {
+            let (reader, socket) = pair();
+            answer_early(Requester::plain(socket), &request(path));
+            read_all(reader)
+        };
+        assert!(answer("/livez").starts_with("HTTP/1.1 200 "));
+        assert!(answer("/health").starts_with("HTTP/1.1 400 "));
+        for path in ["/readyz", "/metrics", "/stats", "/gateway/bot"] {
+            let text = answer(path);
+            assert!(text.starts_with("HTTP/1.1 503 ") && text.ends_with("\nasks Discord for the gateway\n"), "{text}");
+        }
     }
 
     #[test]
