@@ -1,8 +1,8 @@
 //! The judge: what one client was promised, checked payload by payload. No sockets, no clock, it only listens.
 //!
-//! Promised are: HELLO first; READY with `s` 1; every guild of READY answered before any traffic; `s` 1, 2, 3, …
-//! through all RESUMEs; the traffic's counters without gap, double or swap; `t`,`s`,`op`,`d` in this order; the
-//! right frame type; valid JSON; chunks only of what was asked for; op 9 only where the test allows it.
+//! Promised are: HELLO first; READY with `s` 1, for an IDENTIFY alone; every guild of READY answered before any traffic, and
+//! told once; `s` 1, 2, 3, … through all RESUMEs; the traffic's counters without gap, double or swap; `t`,`s`,`op`,`d` in this
+//! order; the right frame type; valid JSON; chunks only of what was asked for; op 9 only where the test allows it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -28,6 +28,8 @@ pub struct Terms {
     pub first_counter: Option<u64>,
     /// Op 9 `d:false` is no finding.
     pub may_lose_session: bool,
+    /// No guild comes or goes: a GUILD_CREATE of one that is there, without a GUILD_DELETE before, is a finding.
+    pub guilds_stay: bool,
     /// Op 9 `d:false` is no finding before all guilds of READY have come: such a session has nothing to go on with.
     pub may_lose_snapshot: bool,
 }
@@ -86,6 +88,14 @@ impl Findings {
     }
 }
 
+/// What the client has introduced itself with on this connection, and is not answered yet.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Asked {
+    Nothing,
+    Identify,
+    Resume,
+}
+
 /// What was asked for with one nonce, and how far the answer is.
 #[derive(Debug, Default)]
 struct Chunks {
@@ -112,6 +122,8 @@ pub struct Judge {
     chunks: HashMap<String, Chunks>,
     guilds: Vec<u64>,
     guilds_pending: HashSet<u64>,
+    guilds_available: HashSet<u64>,
+    asked: Asked,
     saw_hello: bool,
     live_since_ns: u64,
 }
@@ -168,6 +180,8 @@ impl Judge {
             chunks: HashMap::new(),
             guilds: Vec::new(),
             guilds_pending: HashSet::new(),
+            guilds_available: HashSet::new(),
+            asked: Asked::Nothing,
             saw_hello: false,
             live_since_ns: u64::MAX,
         }
@@ -176,8 +190,17 @@ impl Judge {
     /// A connection was opened.
     pub fn on_connect(&mut self) {
         self.saw_hello = false;
+        self.asked = Asked::Nothing;
         self.live_since_ns = u64::MAX;
         self.chunks.values_mut().filter(|it| it.next_index == 0).for_each(|it| it.is_doubtful = true);
+    }
+
+    pub fn on_identify(&mut self) {
+        self.asked = Asked::Identify;
+    }
+
+    pub fn on_resume(&mut self) {
+        self.asked = Asked::Resume;
     }
 
     /// The client gives its session up; the next one begins with whatever comes.
@@ -284,6 +307,15 @@ impl Judge {
         if name == "READY" {
             self.last_s = 0;
         }
+        if matches!(
+            (name, self.asked),
+            ("READY", Asked::Nothing | Asked::Resume) | ("RESUMED", Asked::Nothing | Asked::Identify)
+        ) {
+            self.findings.add("unasked", &format!("{name} at s {s}, asked: {:?}", self.asked));
+        }
+        if matches!(name, "READY" | "RESUMED") {
+            self.asked = Asked::Nothing;
+        }
         if s != self.last_s + 1 {
             self.findings.add("s", &format!("{s} after {}, {name}", self.last_s));
         }
@@ -317,7 +349,18 @@ impl Judge {
             }
             "GUILD_CREATE" | "GUILD_DELETE" => {
                 let guild: Guild = self.parse(envelope.d)?;
-                let is_answer = self.guilds_pending.remove(&guild.id.parse().ok()?);
+                let id = guild.id.parse().ok()?;
+                let is_answer = self.guilds_pending.remove(&id);
+                let is_there = match name {
+                    "GUILD_CREATE" => !self.guilds_available.insert(id),
+                    _ => {
+                        self.guilds_available.remove(&id);
+                        false
+                    }
+                };
+                if is_there && self.terms.guilds_stay {
+                    self.findings.add("guild told twice", &guild.id);
+                }
                 // Absent would mean that the bot has just joined.
                 if is_answer && guild.unavailable != Some(name == "GUILD_DELETE") {
                     self.findings.add("unavailable", &format!("{name} {} says {:?}", guild.id, guild.unavailable));
@@ -343,6 +386,7 @@ impl Judge {
         }
         self.guilds = ready.guilds.iter().filter_map(|it| it.id.parse().ok()).collect();
         self.guilds_pending = self.guilds.iter().copied().collect();
+        self.guilds_available.clear();
         self.session = Some(SessionRef { id: ready.session_id, resume_url: ready.resume_gateway_url });
         self.live_since_ns = now_ns;
         Some(Seen::Ready)
@@ -392,12 +436,18 @@ mod tests {
             parse_every: 1,
             first_counter: Some(1),
             may_lose_session: false,
+            guilds_stay: true,
             may_lose_snapshot: false,
         };
         let mut judge = Judge::new(terms);
+        connect(&mut judge);
+        judge.on_identify();
+        judge
+    }
+
+    fn connect(judge: &mut Judge) {
         judge.on_connect();
         judge.on_payload(true, br#"{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":41250}}"#, 0);
-        judge
     }
 
     const READY: &str = r#"{"v":10,"user":{"id":"1"},"shard":[3,4],"session_id":"a","resume_gateway_url":"ws://x",
@@ -426,8 +476,8 @@ mod tests {
         ready(&mut judge);
         assert!(judge.is_ready());
         assert_eq!(traffic(&mut judge, 3, 1), Seen::Traffic { sent_ns: 60, latency_ns: 40, is_live: false });
-        judge.on_connect();
-        judge.on_payload(true, br#"{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":41250}}"#, 0);
+        connect(&mut judge);
+        judge.on_resume();
         traffic(&mut judge, 4, 2);
         assert_eq!(dispatch(&mut judge, "RESUMED", 5, "{}"), Seen::Resumed);
         judge.on_payload(true, br#"{"t":null,"s":null,"op":11,"d":null}"#, 0);
@@ -504,8 +554,52 @@ mod tests {
     fn anything_before_hello_is_found() {
         let mut judge = judge();
         judge.on_connect();
+        judge.on_identify();
         dispatch(&mut judge, "READY", 1, READY);
         assert_eq!(kinds(&judge), ["HELLO"]);
+    }
+
+    #[test]
+    fn a_ready_or_resumed_that_nobody_asked_for_is_found() {
+        let found = |ask: fn(&mut Judge), answer: &str| {
+            let mut judge = judge();
+            ready(&mut judge);
+            connect(&mut judge);
+            ask(&mut judge);
+            match answer {
+                "READY" => dispatch(&mut judge, "READY", 1, READY),
+                _ => dispatch(&mut judge, "RESUMED", 3, "{}"),
+            };
+            kinds(&judge)
+        };
+        assert_eq!(found(Judge::on_resume, "RESUMED"), [""; 0]);
+        assert_eq!(found(Judge::on_identify, "READY"), [""; 0]);
+        assert_eq!(found(Judge::on_resume, "READY"), ["unasked"]);
+        assert_eq!(found(Judge::on_identify, "RESUMED"), ["unasked"]);
+        assert_eq!(found(|_| {}, "READY"), ["unasked"]);
+        let mut judge = judge();
+        ready(&mut judge);
+        dispatch(&mut judge, "READY", 1, READY);
+        assert_eq!(kinds(&judge), ["unasked"], "in the middle of a session");
+    }
+
+    #[test]
+    fn a_guild_that_is_told_twice_is_found_where_guilds_stay() {
+        let found = |guilds_stay, told: &[(&str, &str)]| {
+            let mut judge = judge();
+            judge.terms.guilds_stay = guilds_stay;
+            ready(&mut judge);
+            for (s, (name, d)) in (3..).zip(told) {
+                dispatch(&mut judge, name, s, d);
+            }
+            kinds(&judge)
+        };
+        let create = ("GUILD_CREATE", r#"{"id":"7","unavailable":false}"#);
+        let delete = ("GUILD_DELETE", r#"{"id":"7","unavailable":true}"#);
+        assert_eq!(found(true, &[create]), ["guild told twice"]);
+        assert_eq!(found(false, &[create]), [""; 0]);
+        assert_eq!(found(true, &[delete, create]), [""; 0]);
+        assert_eq!(found(true, &[("GUILD_CREATE", r#"{"id":"8"}"#)]), [""; 0]);
     }
 
     #[test]
@@ -549,6 +643,7 @@ mod tests {
             dispatch(&mut judge, "READY", 1, READY);
             judge.on_payload(true, br#"{"t":null,"s":null,"op":9,"d":false}"#, 0);
             assert_eq!((kinds(&judge), judge.snapshots_cut), (found, may_lose_snapshot.into()));
+            judge.on_identify();
             ready(&mut judge);
             judge.on_payload(true, br#"{"t":null,"s":null,"op":9,"d":false}"#, 0);
             assert_eq!(kinds(&judge), ["op 9"]);

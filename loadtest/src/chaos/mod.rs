@@ -117,6 +117,7 @@ impl<'a> Chaos<'a> {
                     parse_every: base.parse_every,
                     first_counter: Some(1),
                     may_lose_session: false,
+                    guilds_stay: false,
                     may_lose_snapshot: true,
                 },
                 beats_at_once: number % 4 == 0,

@@ -119,10 +119,12 @@ impl Client {
         };
         let payload = match session {
             Some(session) => {
+                self.judge.borrow_mut().on_resume();
                 format!("{{\"op\":6,\"d\":{{\"token\":\"{token}\",\"session_id\":\"{}\",\"seq\":{seq}}}}}", session.id)
             }
             None => {
                 self.history.borrow_mut().identifies += 1;
+                self.judge.borrow_mut().on_identify();
                 format!(
                     "{{\"op\":2,\"d\":{{\"token\":\"{token}\",\"properties\":{{\"os\":\"linux\",\"browser\":\"loadtest\",\
                      \"device\":\"loadtest\"}},\"compress\":false,\"large_threshold\":250,\"shard\":[{},{}],\"intents\":{}}}}}",

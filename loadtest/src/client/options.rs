@@ -41,6 +41,7 @@ pub fn settings(args: &Args) -> Result<Settings, String> {
             parse_every: args.get("parse-every", 1u64)?.max(1),
             first_counter: None,
             may_lose_session: args.has("allow-op9"),
+            guilds_stay: false,
             may_lose_snapshot: false,
         },
         beats_at_once: true,

@@ -164,6 +164,7 @@ impl<'a> Run<'a> {
                     parse_every: options.parse_every,
                     first_counter: Some(1),
                     may_lose_session: false,
+                    guilds_stay: true,
                     may_lose_snapshot: false,
                 },
                 beats_at_once: number % 4 == 0,

@@ -17,6 +17,7 @@ pub fn settings(url: &str, [shard, shards]: [u32; 2], compression: Compression) 
     settings.compression = compression;
     settings.terms.shard = shard;
     settings.terms.first_counter = Some(1);
+    settings.terms.guilds_stay = true;
     settings.terms.is_binary = compression != Compression::None;
     settings
 }
