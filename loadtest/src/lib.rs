@@ -16,6 +16,7 @@ pub mod payload;
 pub mod relay;
 pub mod report;
 pub mod run;
+pub mod silence;
 pub mod state;
 pub mod tally;
 pub mod tls;

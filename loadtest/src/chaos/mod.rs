@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use self::options::Options;
 use self::trouble::Troubles;
 use self::verdict::Verdict;
-use crate::client::{Client, Order, Settings};
+use crate::client::{Client, Order, Settings, silence};
 use crate::compress::Compression;
 use crate::judge::Terms;
 use crate::run::fake::Fake;
@@ -202,6 +202,7 @@ impl<'a> Chaos<'a> {
             check(&mut self.proxy)?;
             sleep(POLL).await;
         }
+        silence(&self.clients).await;
         self.clients.iter().for_each(|it| it.judge.borrow_mut().settle(last(it)));
         let mut outcome = Outcome { scenario: "chaos", seconds, ..Outcome::default() };
         outcome.delivered = self.clients.iter().map(|it| it.judge.borrow().delivered).sum();

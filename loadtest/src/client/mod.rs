@@ -14,17 +14,20 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use self::conversation::{End, converse};
 use self::outage::Outage;
 use crate::compress::Compression;
 use crate::judge::{Judge, Terms};
+use crate::silence::Silence;
 use crate::tally::Tally;
 use crate::tls::Roots;
 
 /// Pause after a connection that could not be opened or was closed early.
 const RETRY: Duration = Duration::from_millis(200);
+/// Between two looks whether something came.
+const SILENCE_POLL: Duration = Duration::from_millis(10);
 /// Time for connecting, the upgrade included.
 const CONNECT: Duration = Duration::from_secs(20);
 
@@ -93,6 +96,15 @@ pub struct Client {
     orders: RefCell<VecDeque<Order>>,
     stirred: Notify,
     rng: RefCell<Rng>,
+}
+
+/// Waits until nothing comes to any of them: what was sent twice comes after what is waited for.
+pub async fn silence(clients: &[Rc<Client>]) {
+    let count = || clients.iter().map(|it| it.judge.borrow().dispatches).sum();
+    let mut silence = Silence::new(count(), Instant::now().into_std());
+    while !silence.on_look(count(), Instant::now().into_std()) {
+        sleep(SILENCE_POLL).await;
+    }
 }
 
 impl Client {

@@ -30,7 +30,7 @@ use self::relay::Relay;
 use self::report::{Latency, Outcome};
 use self::scenario::Scenario;
 use self::snapshot::Snapshot;
-use crate::client::{Client, Order, Settings};
+use crate::client::{Client, Order, Settings, silence};
 use crate::clock::{SECOND_NS, now_ns};
 use crate::compress::Compression;
 use crate::judge::Terms;
@@ -313,6 +313,7 @@ impl<'a> Run<'a> {
             self.check_proxy()?;
             sleep(POLL).await;
         }
+        silence(&self.clients).await;
         self.clients.iter().for_each(|it| it.judge.borrow_mut().settle(last(it)));
         Ok(())
     }
