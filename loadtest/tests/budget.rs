@@ -32,7 +32,7 @@ impl Drop for DataDir {
 #[test]
 fn below_the_reserve_shards_wait_and_every_page_says_why() {
     with_discord(&["--shards", "4", "--guilds", "1", "--identify-limit", "6"], async |discord: Address| {
-        let proxy = Proxy::spawn(&discord, &[], json!({"identify_reserve": 3}));
+        let mut proxy = Proxy::spawn(&discord, &[], json!({"identify_reserve": 3}));
         while proxy.metric("shardgate_identify_held_back").await != Some(1.0) {
             sleep(Duration::from_millis(5)).await;
         }
@@ -52,7 +52,7 @@ fn below_the_reserve_shards_wait_and_every_page_says_why() {
         has(&client, 20).await;
         let stats = stats(&discord).await;
         assert_eq!((&stats["identifies"], &stats["violations"]), (&3.into(), &json!({})), "{stats}");
-        assert!(proxy.log().contains("only the reserve of IDENTIFYs is left"), "{}", proxy.log());
+        proxy.logged("only the reserve of IDENTIFYs is left").await;
         proxy.stop().await;
     });
 }
@@ -64,8 +64,8 @@ fn an_outage_of_rest_does_not_keep_a_restarted_proxy_from_starting() {
         let keys = json!({"data_dir": dir.0});
         Proxy::start(&discord, &[], keys.clone()).await.stop().await;
         order(&discord, "rest?status=503&count=1000000", "").await;
-        let proxy = Proxy::start(&discord, &[], keys.clone()).await;
-        assert!(proxy.log().contains("REST does not answer: starting with its answer from before"), "{}", proxy.log());
+        let mut proxy = Proxy::start(&discord, &[], keys.clone()).await;
+        proxy.logged("REST does not answer: starting with its answer from before").await;
         let client = judged::join(&proxy.url, [2, 3], Compression::None).await;
         order(&discord, "burst?shard=2&events=10", "").await;
         has(&client, 10).await;
@@ -79,13 +79,9 @@ fn an_outage_of_rest_does_not_keep_a_restarted_proxy_from_starting() {
         proxy.stop().await;
         // Another bot's word is not taken.
         order(&discord, "rest?status=503&count=1000000", "").await;
-        let other = Proxy::spawn(&discord, &[], json!({"data_dir": dir.0, "token": "other"}));
-        while !other.log().contains("belongs to another token") {
-            sleep(Duration::from_millis(5)).await;
-        }
-        while !other.log().contains("no answer about the gateway yet") {
-            sleep(Duration::from_millis(5)).await;
-        }
+        let mut other = Proxy::spawn(&discord, &[], json!({"data_dir": dir.0, "token": "other"}));
+        other.logged("belongs to another token").await;
+        other.logged("no answer about the gateway yet").await;
         assert!(!other.log().contains("starting with its answer from before"), "{}", other.log());
         other.stop().await;
     });

@@ -9,7 +9,6 @@ use common::{order, stats, with_discord};
 use loadtest::compress::Compression;
 use loadtest::discord::Address;
 use serde_json::{Value, json};
-use tokio::time::{Duration, sleep};
 
 const CREDENTIALS: &str = "bot user:p@ss:w/0rd-s3cret";
 /// The same in a URL.
@@ -117,10 +116,7 @@ fn what_the_proxy_says_when_it_refuses_is_told_and_tried_again() {
             let mut proxy = Proxy::start(&discord, &[], json!({"egress_proxy": url(kind, "", &relay)})).await;
             relay.refusals.borrow_mut().extend([refusal.to_vec(), refusal.to_vec()]);
             order(&discord, "drop?shard=0", "").await;
-            while !proxy.log().contains(told) {
-                proxy.check();
-                sleep(Duration::from_millis(5)).await;
-            }
+            proxy.logged(told).await;
             let client = judged::join(&proxy.url, [0, 1], Compression::None).await;
             order(&discord, "burst?shard=0&events=5", "").await;
             has(&client, 5).await;
@@ -137,10 +133,7 @@ fn a_wrong_password_stops_rest_with_a_line_that_shows_none() {
             let relay = relay::start(kind, Some(CREDENTIALS)).await;
             let keys = json!({"egress_proxy": url(kind, "someone:wr0ng-s3cret@", &relay), "log_level": "trace"});
             let mut proxy = Proxy::spawn(&discord, &[], keys);
-            while !proxy.log().contains(told) {
-                proxy.check();
-                sleep(Duration::from_millis(5)).await;
-            }
+            proxy.logged(told).await;
             let log = proxy.log();
             assert!(log.contains("through egress_proxy") && !log.contains("s3cret"), "{log}");
             assert!(relay.asked.borrow().is_empty() && stats(&discord).await["rest"] == json!({}));

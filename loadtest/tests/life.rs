@@ -84,7 +84,8 @@ fn while_rest_does_not_answer_the_operators_pages_say_so() {
         order(&discord, "rest?status=503&count=1000000", "").await;
         let mut proxy = Proxy::spawn(&discord, &[], json!({"admin_bind": "127.0.0.1:0"}));
         proxy.logged("no answer about the gateway yet").await;
-        let page = async |path: &str| http::call("GET", &format!("{}{path}", proxy.admin()), "", None).await.unwrap();
+        let admin = proxy.admin().await;
+        let page = async |path: &str| http::call("GET", &format!("{admin}{path}"), "", None).await.unwrap();
         assert_eq!(page("/livez").await, (200, "ok\n".into()));
         assert_eq!(page("/readyz").await, (503, "asks Discord for the gateway\n".into()));
         order(&discord, "rest?status=503&count=1", "").await;

@@ -15,7 +15,7 @@ fn a_proxy_over_its_memory_limit_answers_503_and_says_so() {
         with_discord(&["--shards", "1", "--guilds", "1000"], async |discord: Address| {
             let limit = 8 << 20;
             let keys = json!({"backend": backend, "memory_limit": limit, "cache": {"emojis": true, "members": true}});
-            let proxy = Proxy::spawn(&discord, &[], keys);
+            let mut proxy = Proxy::spawn(&discord, &[], keys);
             // The program and a thousand guilds are more than that.
             while proxy.metric("shardgate_memory_level").await != Some(100.0) {
                 sleep(Duration::from_millis(20)).await;
@@ -28,7 +28,7 @@ fn a_proxy_over_its_memory_limit_answers_503_and_says_so() {
             let (status, text) = proxy.page("/readyz").await;
             assert!(status == 503 && text.contains("new connections are refused"), "{status} {text}");
             assert_eq!(proxy.page("/livez").await.0, 200);
-            assert!(proxy.log().contains("memory: all is used"), "{}", proxy.log());
+            proxy.logged("memory: all is used").await;
             proxy.stop().await;
         });
     });

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use common::proxy::Proxy;
 use common::raw::{Got, Raw, identified, identify, text};
-use common::{order, stats, stats_until, until, with_discord};
+use common::{order, stats, stats_until, with_discord};
 use loadtest::client::options::INTENTS;
 use loadtest::discord::Address;
 use loadtest::run::port::Port;
@@ -47,11 +47,6 @@ fn hang_up(proxy: &mut Proxy) {
     proxy.process.signal(libc::SIGHUP);
 }
 
-/// Waits until the log has this line.
-async fn told(proxy: &Proxy, line: &str) {
-    until(|| proxy.log().contains(line)).await;
-}
-
 /// Of the commands that Discord got, those with this text.
 fn told_discord(stats: &Value, text: &str) -> usize {
     stats["commands_recent"].as_array().unwrap().iter().filter(|it| it["raw"].as_str().unwrap().contains(text)).count()
@@ -88,15 +83,15 @@ fn a_signal_takes_what_may_change_and_names_what_may_not() {
         hang_up(&mut proxy);
         let stats = stats_until(&discord, |it| told_discord(it, "reloaded on 0") == 1).await;
         assert_eq!((told_discord(&stats, "idle"), &stats["violations"]), (1, &json!({})));
-        told(&proxy, "taken=\"activity, status, validate_token\"").await;
-        told(&proxy, &format!("`port` changed: needs a restart; the running value {} stays", port_of(&proxy))).await;
+        proxy.logged("taken=\"activity, status, validate_token\"").await;
+        proxy.logged(&format!("`port` changed: needs a restart; the running value {} stays", port_of(&proxy))).await;
         assert!(matches!(answer(&proxy, "of somebody").await, Got::Close(4004)));
-        assert!(proxy.log().contains("its token is not the proxy's"), "{}", proxy.log());
+        proxy.logged("its token is not the proxy's").await;
 
         // A broken file: one line, and everything goes on.
         std::fs::write(&file.0, "{\"token\": ").unwrap();
         hang_up(&mut proxy);
-        told(&proxy, "the configuration is not taken, everything stays as it was").await;
+        proxy.logged("the configuration is not taken, everything stays as it was").await;
         assert!(matches!(answer(&proxy, "fake").await, Got::Payload(payload) if payload.contains("READY")));
         assert_eq!(stats_of_sessions(&discord).await, 1);
         drop(client);
@@ -116,7 +111,7 @@ fn a_file_that_changes_is_read_without_a_signal() {
         keys["log_level"] = json!("warn");
         file.write(&keys);
         stats_until(&discord, |it| told_discord(it, "dnd") == 1).await;
-        told(&proxy, r#""taken":"status, log_level""#).await;
+        proxy.logged(r#""taken":"status, log_level""#).await;
         // From here on only warnings: the end is silent.
         proxy.process.terminate();
         assert!(proxy.ended().await.success());

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use common::proxy::{Proxy, binary};
 use common::raw::{Got, Raw, identify, text, upgrade};
-use common::{order, until, with_discord};
+use common::{order, with_discord};
 use loadtest::discord::Address;
 use serde_json::{Value, json};
 
@@ -99,7 +99,7 @@ fn look_everywhere(more: Value) {
             tokio::task::yield_now().await;
         }
         proxy.process.signal(libc::SIGHUP);
-        until(|| proxy.log().contains("configuration read again")).await;
+        proxy.logged("configuration read again").await;
         shown.push(proxy.log());
         assert!(proxy.log().contains("IDENTIFY sent"), "the log was not read");
         proxy.stop().await;

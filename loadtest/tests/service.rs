@@ -109,7 +109,7 @@ fn a_core_that_is_stuck_is_not_fed_for() {
             proxy.logged("the watchdog is not fed").await;
             manager.heard();
             // Asking takes several rounds of the watchdog's: the core has 2 s to answer.
-            let livez = format!("{}/livez", proxy.admin());
+            let livez = format!("{}/livez", proxy.admin().await);
             let (status, body) = http::call("GET", &livez, "", None).await.unwrap();
             assert_eq!((status, body), (503, format!("{} does not answer\n", stuck.replace('-', " "))));
             assert!(!manager.heard().iter().any(|it| it.contains("WATCHDOG")));

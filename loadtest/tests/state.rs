@@ -135,11 +135,8 @@ fn with_an_address_of_their_own_the_operators_pages_leave_the_gateways_port() {
     with_discord(&[&["--shards", "1", "--guilds", "1"][..], &MANY_IDENTIFIES].concat(), async |discord: Address| {
         let mut proxy = Proxy::start(&discord, &[], json!({"admin_bind": "127.0.0.1:0"})).await;
         let guild = shown(&discord.gateway, [0, 1]).await.into_keys().next().unwrap();
-        let log = proxy.log();
-        let line = log.lines().find(|it| it.contains("operator's pages")).unwrap_or_else(|| panic!("{log}"));
-        let port: String = line.split("127.0.0.1:").nth(1).unwrap().chars().take_while(char::is_ascii_digit).collect();
-        let admin =
-            async |path: &str| http::call("GET", &format!("http://127.0.0.1:{port}{path}"), "", None).await.unwrap();
+        let address = proxy.admin().await;
+        let admin = async |path: &str| http::call("GET", &format!("{address}{path}"), "", None).await.unwrap();
         for path in ["/gateway", "/gateway/bot", "/shard-count", "/health", "/livez", "/readyz"] {
             assert_eq!(proxy.page(path).await, admin(path).await, "{path}");
             assert_eq!(proxy.page(path).await.0, 200, "{path}");

@@ -236,8 +236,8 @@ fn a_takeover_that_makes_no_sense_is_refused_and_the_running_proxy_runs_on() {
 fn where_no_proxy_runs_a_takeover_is_a_start() {
     with_discord(&["--shards", "1"], async |discord: Address| {
         let folder = Folder::new();
-        let first = Proxy::start(&discord, &["--takeover"], json!({"data_dir": folder.text()})).await;
-        assert!(first.log().contains("no proxy runs there"), "{}", first.log());
+        let mut first = Proxy::start(&discord, &["--takeover"], json!({"data_dir": folder.text()})).await;
+        first.logged("no proxy runs there").await;
         first.stop().await;
     });
 }

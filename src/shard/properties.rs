@@ -16,8 +16,8 @@ use crate::wire::compression::Compression;
 /// Actions and timeouts that are looked at once the state is back.
 const STEPS_MAX: usize = 64;
 
-/// The bytes are records of one shard, each behind its kind and the length of its payload (two bytes, big-endian), and then what is sealed
-/// (two bytes). A record that is understood is written again as it was; and whatever the records say, a shard comes of them: with a past, or as
+/// The bytes are records of one shard, each behind its kind and the length of its payload (two bytes, big-endian); a payload of kind 0 says what
+/// is sealed (first index and end, eight bytes each, little-endian). A record that is understood is written again as it was; and whatever the records say, a shard comes of them: with a past, or as
 /// a new one.
 pub fn recover(bytes: &[u8]) {
     let mut stored = Recovered::default();
@@ -28,6 +28,12 @@ pub fn recover(bytes: &[u8]) {
         let len = usize::from(u16::from_be_bytes([*high, *low])).min(after.len());
         let (payload, after) = after.split_at(len);
         rest = after;
+        if *kind == 0
+            && let Some((first, end)) = payload.split_first_chunk().zip(payload.last_chunk())
+        {
+            stored.sealed.push((u64::from_le_bytes(*first.0), u64::from_le_bytes(*end)));
+            continue;
+        }
         if let Some(record) = Record::read(*kind, payload) {
             let mut again = Vec::new();
             record.append(&mut again, shard);
@@ -36,9 +42,9 @@ pub fn recover(bytes: &[u8]) {
         }
         frame::append(&mut stored.records, shard, *kind, |out| out.extend_from_slice(payload));
     }
-    if let [first, len] = *rest {
-        stored.sealed.push((first.into(), u64::from(first) + u64::from(len)));
-    }
+    stored.sealed.retain(|it| it.0 < it.1);
+    stored.sealed.sort_unstable();
+    stored.sealed.dedup_by_key(|it| it.0);
     let mut shard = Shard::restore(settings, Shapes::default(), &stored, 1, now);
     shard.on_state_complete(now);
     let mut at = now;
@@ -106,6 +112,11 @@ mod tests {
         framed(2, &out)
     }
 
+    /// A dispatch for the session with this key alone.
+    fn dispatch_to(key: u64) -> Vec<u8> {
+        framed(3, &[&[0; 17][..], &[1], &key.to_le_bytes(), &[0; 4]].concat())
+    }
+
     fn number() -> impl Strategy<Value = u64> {
         prop_oneof![0..20u64, any::<u64>(), Just(u64::MAX), Just(1 << 62)]
     }
@@ -117,14 +128,22 @@ mod tests {
             (number(), number(), prop::collection::vec(any::<u8>(), 0..12)).prop_map(|(index, from, rest)| {
                 framed(3, &[&index.to_le_bytes()[..], &from.to_le_bytes(), &[0, 0], &rest].concat())
             }),
-            (1..9u8, prop::collection::vec(any::<u8>(), 0..60)).prop_map(|(kind, payload)| framed(kind, &payload)),
+            number().prop_map(dispatch_to),
+            (number(), number()).prop_map(|(from, end)| framed(0, &[from.to_le_bytes(), end.to_le_bytes()].concat())),
+            (1..10u8, prop::collection::vec(any::<u8>(), 0..60)).prop_map(|(kind, payload)| framed(kind, &payload)),
         ]
+    }
+
+    /// Found by fuzzing: the key after it was one too many.
+    #[test]
+    fn a_dispatch_to_a_session_that_was_never_counted_is_no_record() {
+        recover(&[epoch([0; 6]), dispatch_to(u64::MAX)].concat());
     }
 
     proptest! {
         #[test]
-        fn a_shard_comes_of_any_records(records in prop::collection::vec(record(), 0..6), sealed in any::<[u8; 2]>()) {
-            recover(&[&records.concat()[..], &sealed].concat());
+        fn a_shard_comes_of_any_records(records in prop::collection::vec(record(), 0..6)) {
+            recover(&records.concat());
         }
 
         #[test]

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use super::fields::COUNTED_MAX;
 use super::journal::Journal;
 use super::log::{Audience, Dispatch, Log};
 use super::record::{Epoch, Known, Record, StoredDispatch};
@@ -73,7 +74,8 @@ impl Past {
     }
 
     fn read(stored: &Recovered, now: Instant) -> Self {
-        let mut past = Self::new(now, stored.sealed.clone());
+        let sealed = stored.sealed.iter().copied().filter(|it| it.1 <= COUNTED_MAX).collect();
+        let mut past = Self::new(now, sealed);
         let mut records = frame::records(&stored.records);
         for framed in &mut records {
             match Record::read(framed.kind, framed.payload) {

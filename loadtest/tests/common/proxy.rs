@@ -166,7 +166,7 @@ impl Proxy {
         }
     }
 
-    /// Waits until its log holds this.
+    /// Waits until its log holds this. A thread of its own writes the log, after whatever the line tells of has been seen.
     pub async fn logged(&mut self, text: &str) {
         while !self.log().contains(text) {
             self.check();
@@ -184,9 +184,11 @@ impl Proxy {
     }
 
     /// `http://ADDRESS:PORT` of `admin_bind`, as the log says it.
-    pub fn admin(&self) -> String {
+    pub async fn admin(&mut self) -> String {
+        const LINE: &str = "operator's pages";
+        self.logged(LINE).await;
         let log = self.log();
-        let line = log.lines().find(|it| it.contains("operator's pages")).unwrap_or_else(|| panic!("{log}"));
+        let line = log.lines().find(|it| it.contains(LINE)).unwrap();
         let digits = line.split("127.0.0.1:").nth(1).unwrap().chars().take_while(char::is_ascii_digit);
         format!("http://127.0.0.1:{}", digits.collect::<String>())
     }
