@@ -36,9 +36,6 @@ const LINES_MAX: usize = 8192;
 /// How long the end of the process waits for the last lines to be taken.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 
-/// How often it is looked for lines that were left out.
-const LEFT_OUT_LOOKED_FOR_EVERY: Duration = Duration::from_secs(1);
-
 /// Keeps the log going; when it is dropped, the lines so far have been written.
 pub struct Log {
     lines: Lines,
@@ -129,19 +126,19 @@ struct LineWriter<W> {
 
 impl<W: Write> LineWriter<W> {
     fn write_all(&mut self, waiting: &Receiver<Option<Vec<u8>>>) {
-        let mut look_at = clock::now() + LEFT_OUT_LOOKED_FOR_EVERY;
         loop {
-            let now = clock::now();
-            if now >= look_at {
-                look_at = now + LEFT_OUT_LOOKED_FOR_EVERY;
-                self.tell_left_out(false);
-            }
-            match waiting.recv_timeout(look_at.saturating_duration_since(now)) {
+            // While nothing is said nobody is woken.
+            let next = match self.flood.due().map(|due| due.saturating_duration_since(clock::now())) {
+                None => waiting.recv().map_err(RecvTimeoutError::from),
+                Some(Duration::ZERO) => Err(RecvTimeoutError::Timeout),
+                Some(patience) => waiting.recv_timeout(patience),
+            };
+            match next {
                 Ok(Some(line)) => {
                     let _ = self.output.write_all(&line);
                     self.tell_dropped();
                 }
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => self.tell_left_out(false),
                 Ok(None) | Err(RecvTimeoutError::Disconnected) => break,
             }
         }

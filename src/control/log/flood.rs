@@ -65,6 +65,12 @@ impl Flood {
         site.lines <= LINES_MAX
     }
 
+    /// When the next interval is over; `None` when no call site has begun one. A site begins with a line that is shown.
+    pub fn due(&self) -> Option<Instant> {
+        let sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
+        sites.values().map(|site| site.began + INTERVAL).min()
+    }
+
     /// What was left out in intervals that are over, or, in the end, in all of them. They begin anew.
     pub fn take(&self, now: Instant, all: bool) -> Vec<LeftOut> {
         let mut sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
@@ -116,4 +122,35 @@ pub fn grouped(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+    use std::sync::mpsc;
+
+    use tracing_subscriber::layer::{Layer, SubscriberExt};
+
+    use super::super::{LineWriter, LogFormat};
+    use super::*;
+
+    #[test]
+    fn what_was_left_out_is_told_once_its_interval_is_over_and_then_nothing_is_waited_for() {
+        let flood = Flood::default();
+        assert_eq!(flood.due(), None);
+        let layer = tracing_subscriber::fmt::layer().with_writer(std::io::sink).with_filter(flood.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            (0..LINES_MAX + 3).for_each(|_| tracing::info!("again"));
+        });
+        let began = flood.due().unwrap() - INTERVAL;
+        flood.sites.lock().unwrap().values_mut().for_each(|site| site.began = began - INTERVAL);
+        let (queue, waiting) = mpsc::channel();
+        queue.send(Some(b"the next line\n".to_vec())).unwrap();
+        drop(queue);
+        let mut text = Vec::new();
+        let dropped = Arc::new(AtomicU64::new(0));
+        LineWriter { output: &mut text, dropped, flood: flood.clone(), format: LogFormat::Human }.write_all(&waiting);
+        assert!(String::from_utf8(text).unwrap().ends_with("and 3 more like this: again\nthe next line\n"));
+        assert_eq!(flood.due(), None);
+    }
 }
