@@ -86,6 +86,10 @@ fn help() -> ExitCode {
 
 /// The one command with arguments that have no name.
 fn compare(words: &[String]) -> Result<ExitCode, String> {
+    if words.iter().any(|it| it == "--help") {
+        println!("loadtest compare A.json B.json: the figures of two reports side by side, with their noise");
+        return Ok(ExitCode::SUCCESS);
+    }
     let [before, after] = words else {
         return Err("wanted the JSONs of two reports: loadtest compare A.json B.json".to_owned());
     };

@@ -106,7 +106,10 @@ fn a_session_whose_events_have_left_the_log_is_told_so() {
             back.until("\"op\":9,\"d\":false").await;
             back.say(&good(0, 1));
             back.ready().await;
-            assert_eq!(proxy.metric("shardgate_client_resumes_refused_total{shard=\"0\"}").await, Some(1.0));
+            assert_eq!(
+                proxy.metric("shardgate_client_resumes_refused_total{core=\"0\",reason=\"gone\"}").await,
+                Some(1.0)
+            );
             assert_faultless(&witness);
             drop(back);
             proxy.stop().await;

@@ -92,8 +92,13 @@ fn a_signal_takes_what_may_change_and_names_what_may_not() {
         std::fs::write(&file.0, "{\"token\": ").unwrap();
         hang_up(&mut proxy);
         proxy.logged("the configuration is not taken, everything stays as it was").await;
+        assert_eq!(proxy.metric("shardgate_configuration_refused").await, Some(1.0));
         assert!(matches!(answer(&proxy, "fake").await, Got::Payload(payload) if payload.contains("READY")));
         assert_eq!(stats_of_sessions(&discord).await, 1);
+        file.write(&keys);
+        while proxy.metric("shardgate_configuration_refused").await != Some(0.0) {
+            proxy.check();
+        }
         drop(client);
         proxy.stop().await;
     });

@@ -20,7 +20,8 @@ Usage: shardgate [OPTIONS]
        shardgate help config
 
 check explains the configuration: what is not the default and where it is from, what the machine lacks, what would be used. It opens no connection.
-health asks the proxy that runs here with this configuration whether every shard has a session; exit status 0 if so, else 1.
+health asks the proxy that runs here with this configuration whether every shard has a session; exit status 0 if so, else 1. With --live
+       whether every core answers: for what restarts a proxy that hangs.
 stats prints its totals of guilds, members, clients and events as JSON; exit status 0 if every shard is in them, else 1.
 help config lists the keys of the configuration.
 
@@ -44,10 +45,11 @@ NOTIFY_SOCKET and WATCHDOG_USEC, a service manager's. SIGHUP reads the configura
 Exit status: 0 stopped as asked, 1 refused to start or failed, 2 wrong arguments.
 ";
 
-const FLAGS: [&str; 9] = [
+const FLAGS: [&str; 10] = [
     "--config",
     "--check",
     "--takeover",
+    "--live",
     "--close-upstream-offline",
     "--print-keys",
     "--help",
@@ -83,12 +85,20 @@ pub struct Args {
     pub takeover: bool,
     /// Close Discord's connections with 1000 when draining.
     pub close_upstream_offline: bool,
+    /// Of `health`: ask whether it is alive, not whether it is ready.
+    pub live: bool,
+}
+
+/// A command that asks the running proxy.
+enum Question {
+    Health,
+    Stats,
 }
 
 /// Reads the arguments, the program's name not among them. The error is one line for the operator.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
     let mut args = Args::default();
-    let mut question: Option<fn(Args) -> Command> = None;
+    let mut question = None;
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
         let text = argument.to_string_lossy().into_owned();
@@ -97,9 +107,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
             "help" => return help(arguments.next()),
             "--version" | "-V" => return Ok(Command::Version),
             "--print-keys" => return Ok(Command::PrintKeys),
-            "health" if question.is_none() => question = Some(Command::Health),
-            "stats" if question.is_none() => question = Some(Command::Stats),
+            "health" if question.is_none() => question = Some(Question::Health),
+            "stats" if question.is_none() => question = Some(Question::Stats),
             "--check" | "check" => args.check = true,
+            "--live" => args.live = true,
             "--takeover" => args.takeover = true,
             "--close-upstream-offline" => args.close_upstream_offline = true,
             "--config" => {
@@ -113,11 +124,16 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
             },
         }
     }
-    let with_config = Args { config: args.config.clone(), keys: args.keys.clone(), ..Args::default() };
-    match (question, args) {
-        (Some(ask), args) if args == with_config => Ok(ask(args)),
-        (Some(_), _) => Err("health, stats: only --config and keys of the configuration may stand beside them".into()),
-        (None, args) => Ok(Command::Run(args)),
+    let live = args.live && matches!(question, Some(Question::Health));
+    let may_be = Args { config: args.config.clone(), keys: args.keys.clone(), live, ..Args::default() };
+    match question {
+        None if args.live => Err("--live: only with health".into()),
+        None => Ok(Command::Run(args)),
+        Some(_) if args != may_be => Err(
+            "health, stats: only --config and keys of the configuration may stand beside them, and --live beside health".into(),
+        ),
+        Some(Question::Health) => Ok(Command::Health(args)),
+        Some(Question::Stats) => Ok(Command::Stats(args)),
     }
 }
 
@@ -176,7 +192,8 @@ mod tests {
     fn each_flag_sets_its_field() {
         let all = read(&["--config", "a.json", "--check", "--takeover", "--close-upstream-offline"]);
         let config = Some("a.json".into());
-        let expected = Args { config, keys: Vec::new(), check: true, takeover: true, close_upstream_offline: true };
+        let expected =
+            Args { config, keys: Vec::new(), check: true, takeover: true, close_upstream_offline: true, live: false };
         assert_eq!(all, Ok(Command::Run(expected)));
         let joined = Args { config: Some("b=c.json".into()), ..Args::default() };
         assert_eq!(read(&["--config=b=c.json"]), Ok(Command::Run(joined)));
@@ -200,8 +217,11 @@ mod tests {
         let with_config = Args { config: Some("a.json".into()), ..Args::default() };
         assert_eq!(read(&["health", "--config", "a.json"]), Ok(Command::Health(with_config)));
         assert_eq!(read(&["stats"]), Ok(Command::Stats(Args::default())));
-        let line = "health, stats: only --config and keys of the configuration may stand beside them";
+        assert_eq!(read(&["health", "--live"]), Ok(Command::Health(Args { live: true, ..Args::default() })));
+        let line = "health, stats: only --config and keys of the configuration may stand beside them, and --live beside health";
         assert_eq!(read(&["health", "--check"]), Err(line.into()));
+        assert_eq!(read(&["stats", "--live"]), Err(line.into()));
+        assert_eq!(read(&["--live"]), Err("--live: only with health".into()));
         assert!(read(&["health", "health"]).is_err() && read(&["stats", "health"]).is_err());
     }
 

@@ -175,6 +175,13 @@ pub struct Loaded {
     pub notices: Vec<Notice>,
 }
 
+impl Loaded {
+    fn new(config: Config, values: Values, token_source: String, notices: Vec<Notice>) -> Self {
+        let source = values.file.clone().unwrap_or_else(|| "no file: environment and flags".to_owned());
+        Self { config, source, values, token_source, notices }
+    }
+}
+
 /// Reads the configuration: `--config PATH`, else env `CONFIG`, else `config.json` in the working directory; and the environment.
 pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Loaded, Refusal> {
     load_with(path, environment, &[])
@@ -188,24 +195,47 @@ pub fn load_with(path: Option<&Path>, environment: &Environment, flags: &[FlagVa
     read(values, environment, notices)
 }
 
+/// The same, of these keys alone: what the others say, and a token that is missing, does not matter to whoever only asks the running proxy.
+pub fn load_some(
+    path: Option<&Path>,
+    environment: &Environment,
+    flags: &[FlagValue],
+    keys: &[&str],
+) -> Result<Loaded, Refusal> {
+    let (values, mut notices) = sources::collect(path, environment, flags)?;
+    let mut config = read_keys(&values, &mut notices, |key| keys.contains(&key.name))?;
+    join_tls(&values, &mut config)?;
+    Ok(Loaded::new(config, values, String::new(), notices))
+}
+
 /// Makes a configuration of the values.
 pub fn read(values: Values, environment: &Environment, unknown: Vec<Notice>) -> Result<Loaded, Refusal> {
-    let (mut config, mut notices) = (Config::default(), Vec::new());
-    for key in table::keys() {
-        if let Some(found) = values.found(key) {
-            key.read(&found, &mut config, &mut notices).map_err(|refusal| values.told(key.name, refusal))?;
-        }
-    }
-    let (token, token_source) = token::find(&values, environment, &mut notices)?;
-    config.token = token;
-    join(&values, &mut config, &mut notices).map_err(|refusal| match unknown.first() {
+    let mut notices = Vec::new();
+    let mut config = read_keys(&values, &mut notices, |_| true)?;
+    let hinted = |refusal| match unknown.first() {
         // A key that is missing may be there under a wrong name.
         Some(Notice::Warning(line)) => Refusal::of(format!("{refusal} ({line})")),
         _ => refusal,
-    })?;
+    };
+    let (token, token_source) = token::find(&values, environment, &mut notices).map_err(hinted)?;
+    config.token = token;
+    join(&values, &mut config, &mut notices).map_err(hinted)?;
     notices.extend(unknown);
-    let source = values.file.clone().unwrap_or_else(|| "no file: environment and flags".to_owned());
-    Ok(Loaded { config, source, values, token_source, notices })
+    Ok(Loaded::new(config, values, token_source, notices))
+}
+
+fn read_keys(
+    values: &Values,
+    notices: &mut Vec<Notice>,
+    is_wanted: impl Fn(&table::Key) -> bool,
+) -> Result<Config, Refusal> {
+    let mut config = Config::default();
+    for key in table::keys().filter(|key| is_wanted(key)) {
+        if let Some(found) = values.found(key) {
+            key.read(&found, &mut config, notices).map_err(|refusal| values.told(key.name, refusal))?;
+        }
+    }
+    Ok(config)
 }
 
 /// The rules that concern several keys, and keys that must be there.
@@ -227,11 +257,22 @@ fn join(values: &Values, config: &mut Config, notices: &mut Vec<Notice>) -> Resu
     }
     join_compression(values, config, notices)?;
     join_tls(values, config)?;
+    check_admin_bind(values, config)?;
     if config.externally_accessible_url.is_empty() {
         let s = if config.tls.is_some() { "s" } else { "" };
         config.externally_accessible_url = format!("ws{s}://localhost:{}", config.port);
     }
     Ok(())
+}
+
+/// Two listeners of ours at one address would each be "another program" to the other.
+fn check_admin_bind(values: &Values, config: &Config) -> Result<(), Refusal> {
+    let Some(admin) = config.admin_bind.filter(|it| it.port() != 0 && it.port() == config.port) else { return Ok(()) };
+    if admin.ip() != config.bind && !admin.ip().is_unspecified() && !config.bind.is_unspecified() {
+        return Ok(());
+    }
+    let wanted = format_args!("another port than `port` ({})", config.port);
+    Err(values.told("admin_bind", Refusal::new("admin_bind", admin, wanted)))
 }
 
 /// Certificate and key go together; what is in the files is read by `certificates`.

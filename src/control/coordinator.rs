@@ -15,13 +15,13 @@ use super::ledger::{Budget, Ledger};
 use super::memory::Watch;
 use super::metrics::{IdentifyReport, ProcessReport};
 use super::pages::{Job, Pages, Reports};
-use super::reload::Changes;
+use super::reload::Reread;
 use super::resolve::Resolver;
 use super::rest::{Asking, GatewayBot, SessionStartLimit};
 use super::service::Service;
 use super::totals::Writer;
 use crate::runtime::clock;
-use crate::runtime::mesh::{CoreSender, ToControl, ToCore};
+use crate::runtime::mesh::{CoreSender, Detail, ToControl, ToCore};
 use crate::runtime::takeover::Successor;
 use crate::session::identify::{COOLING, IdentifyQueue, Reserve};
 use crate::shard::report::Wanted;
@@ -72,7 +72,7 @@ pub struct Helpers {
     /// Of the whole process.
     pub memory: Watch,
     /// Reads the configuration again: if true is said, else if its file has changed.
-    pub reload: Box<dyn FnMut(bool) -> Option<Changes>>,
+    pub reload: Box<dyn FnMut(bool) -> Reread>,
     /// What clients are shown, where they speak TLS.
     pub certificates: Option<Certificates>,
     pub service: Service,
@@ -122,6 +122,8 @@ pub struct Coordinator<C> {
     told_again_at: Option<Instant>,
     /// When the configuration's file is to be looked at.
     look_at: Instant,
+    /// What stands there now was not taken.
+    configuration_refused: bool,
     stopping: bool,
     successor: Option<Box<Successor>>,
     started: Instant,
@@ -159,6 +161,7 @@ impl<C: Core> Coordinator<C> {
             asked_at: now,
             told_again_at: None,
             look_at: now + CONFIGURATION_LOOKED_AT_EVERY,
+            configuration_refused: false,
             stopping: false,
             successor: None,
             started: now,
@@ -209,6 +212,10 @@ impl<C: Core> Coordinator<C> {
             ToControl::CoreFailed { core, error } => {
                 error!(core, error, "a core failed");
                 self.on_ended(core);
+                return Some(End::Failed);
+            }
+            ToControl::StorageFailed { error } => {
+                error!(error, "the storage thread failed");
                 return Some(End::Failed);
             }
             ToControl::TakenOver(successor) => {
@@ -275,7 +282,12 @@ impl<C: Core> Coordinator<C> {
     }
 
     fn reload(&mut self, asked: bool, now: Instant) {
-        let Some(changes) = (self.helpers.reload)(asked) else { return };
+        let changes = match (self.helpers.reload)(asked) {
+            Reread::Nothing => return,
+            Reread::Taken(changes) => changes,
+            Reread::Refused => return self.configuration_refused = true,
+        };
+        self.configuration_refused = false;
         self.identify.set_reserve(changes.reserve);
         self.helpers.memory.set_limit(changes.memory_limit);
         for core in &self.cores {
@@ -398,6 +410,7 @@ impl<C: Core> Coordinator<C> {
             },
             uptime: now.saturating_duration_since(self.started),
             stopping: self.stopping,
+            configuration_refused: self.configuration_refused,
             memory: self.helpers.memory.report(),
         }
     }
@@ -437,6 +450,8 @@ impl<C: Core> Coordinator<C> {
                 Ok(message @ (ToControl::Page { .. } | ToControl::Drained { .. } | ToControl::CoreFailed { .. })) => {
                     self.on_mail(message, now);
                 }
+                // It waits for our end, whatever we end for.
+                Ok(ToControl::TakenOver(successor)) => self.successor = Some(successor),
                 Ok(_) => {}
                 Err(_) => break,
             }
@@ -450,11 +465,11 @@ impl<C: Core> Coordinator<C> {
 }
 
 /// Asks all cores for their reports and waits for them.
-pub fn collect<C: Core>(cores: &[C]) -> Reports {
+pub fn collect<C: Core>(cores: &[C], detail: Detail) -> Reports {
     let (report, reports) = mpsc::channel();
     for core in cores {
         // A core that has ended counts as silent below.
-        let _ = core.send(ToCore::Report(report.clone()));
+        let _ = core.send(ToCore::Report(report.clone(), detail));
     }
     drop(report);
     let end = clock::now() + REPORT_MAX;

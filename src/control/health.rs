@@ -30,21 +30,12 @@ const ANSWER_MAX: Duration = Duration::from_secs(4);
 /// `/health` is one short line, `/stats` some 200 bytes a shard.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
-/// The keys that say where the proxy answers and what it is shown, and those without which no configuration is read.
-const ASKING: [&str; 10] = [
-    "token",
-    "token_file",
-    "intents",
-    "bind",
-    "port",
-    "admin_bind",
-    "admin_key",
-    "tls_cert",
-    "tls_key",
-    "tls_client_ca",
-];
+/// The keys that say where the proxy answers and what it is shown. Others are not read: the token may be where only the service may look.
+const ASKING: [&str; 7] = ["bind", "port", "admin_bind", "admin_key", "tls_cert", "tls_key", "tls_client_ca"];
+/// Flags that go without saying: they stand beside those of the proxy's own command line.
+const SILENT: [&str; 3] = ["token", "token_file", "intents"];
 
-/// Prints what the proxy answered. Exit status 0 when every shard has a session.
+/// Prints what the proxy answered. Exit status 0 when every shard has a session, or, with `--live`, when every core answers.
 pub fn ask(args: &Args, environment: &Environment) -> ExitCode {
     let loaded = match load(args, environment) {
         Ok(loaded) => loaded,
@@ -54,7 +45,7 @@ pub fn ask(args: &Args, environment: &Environment) -> ExitCode {
         Ok(way) => way,
         Err(line) => return fail(line),
     };
-    match get(&way, "/health") {
+    match get(&way, if args.live { "/livez" } else { "/health" }) {
         Ok(answer) => {
             show(&format!("{}\n", answer.text));
             if answer.is_ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -93,7 +84,7 @@ pub fn ask_stats(args: &Args, environment: &Environment) -> ExitCode {
 
 /// The configuration as the proxy would read it. Slips in it, and flags that say nothing about where the proxy answers, are told on standard error.
 fn load(args: &Args, environment: &Environment) -> Result<Loaded, Refusal> {
-    let loaded = config::load_with(args.config.as_deref(), environment, &args.keys)?;
+    let loaded = config::load_some(args.config.as_deref(), environment, &args.keys, &ASKING)?;
     for notice in &loaded.notices {
         if let Notice::Warning(line) = notice {
             eprintln!("shardgate: {line}");
@@ -107,8 +98,11 @@ fn load(args: &Args, environment: &Environment) -> Result<Loaded, Refusal> {
 
 /// A line about flags that change nothing about the question: the answer is that of the proxy which runs, whatever it was started with.
 fn without_effect(flags: &[FlagValue]) -> Option<String> {
-    let mut names: Vec<String> =
-        flags.iter().filter(|(key, _)| !ASKING.contains(key)).map(|(key, _)| format!("`{key}`")).collect();
+    let mut names: Vec<String> = flags
+        .iter()
+        .filter(|(key, _)| !ASKING.contains(key) && !SILENT.contains(key))
+        .map(|(key, _)| format!("`{key}`"))
+        .collect();
     names.sort();
     names.dedup();
     (!names.is_empty())

@@ -29,6 +29,8 @@ pub struct ProcessReport {
     pub uptime: Duration,
     /// Draining after a signal.
     pub stopping: bool,
+    /// What the configuration's file says now is broken and was not taken.
+    pub configuration_refused: bool,
     pub memory: MemoryReport,
 }
 
@@ -118,7 +120,7 @@ fn latency_histogram(page: &mut Page, shard: &ShardReport) {
 
 fn ours_by_shard(page: &mut Page, shards: &[&ShardReport]) {
     type Value = fn(&ShardReport) -> u64;
-    let families: [(&str, &str, &str, Value); 24] = [
+    let families: [(&str, &str, &str, Value); 23] = [
         ("clients", "gauge", "Clients connected and identified.", |it| it.clients as u64),
         ("sessions", "gauge", "Client sessions, connected or waiting for RESUME.", |it| it.sessions as u64),
         ("log_bytes", "gauge", "Bytes held in the log.", |it| it.log_bytes as u64),
@@ -137,7 +139,6 @@ fn ours_by_shard(page: &mut Page, shards: &[&ShardReport]) {
             it.guild_members
         }),
         ("client_resumes_total", "counter", "RESUMEs of clients answered with a replay.", |it| it.resumes),
-        ("client_resumes_refused_total", "counter", "RESUMEs of clients answered with op 9.", |it| it.resumes_refused),
         ("client_lagging_closes_total", "counter", "Clients closed resumably because they fell behind.", |it| {
             it.lagging_closes
         }),
@@ -215,6 +216,18 @@ fn ours_by_process(page: &mut Page, cores: &[CoreReport], process: &ProcessRepor
         }
     }
     page.family(
+        "shardgate_client_resumes_refused_total",
+        "counter",
+        "RESUMEs of clients answered with op 9: elsewhere (the session is of no shard held here), gone (it is over, or the log has run past it), \
+         not_found (what the client had got was never stored and did not come again).",
+    );
+    for core in cores {
+        for (reason, count) in core.resumes_refused.by_reason() {
+            let labels: [(_, &dyn Display); 2] = [("core", &core.core), ("reason", &reason)];
+            page.line("shardgate_client_resumes_refused_total", &labels, &count);
+        }
+    }
+    page.family(
         "shardgate_log_dropped_early_total",
         "counter",
         "Log segments given back before log_seconds were over, for want of log_bytes.",
@@ -247,6 +260,11 @@ fn ours_by_process(page: &mut Page, cores: &[CoreReport], process: &ProcessRepor
         &u8::from(identify.held_back),
     );
     page.single("shardgate_identify_waiting", "Shards waiting for their turn to IDENTIFY.", &identify.waiting.len());
+    page.single(
+        "shardgate_configuration_refused",
+        "1 while the configuration was read again and not taken, for it is broken: a restart would fail.",
+        &u8::from(process.configuration_refused),
+    );
     page.single("shardgate_uptime_seconds", "Time since the start.", &process.uptime.as_secs_f64());
     page.family("shardgate_build_info", "gauge", "The version that runs.");
     page.line("shardgate_build_info", &[("version", &env!("CARGO_PKG_VERSION"))], &1);
@@ -392,7 +410,7 @@ mod tests {
     use super::*;
     use crate::cache::CacheCounts;
     use crate::runtime::delays::Delays;
-    use crate::runtime::mesh::{CloseReport, TurnedAway};
+    use crate::runtime::mesh::{CloseReport, ResumesRefused, TurnedAway};
     use crate::runtime::net::{Bytes, Traffic};
     use crate::session::upstream::{Reconnect, Reconnects};
     use crate::shard::pressure::Pressure;
@@ -453,6 +471,7 @@ mod tests {
             backend: "epoll",
             greeting: 2,
             turned_away,
+            resumes_refused: ResumesRefused { gone: 5, ..Default::default() },
             log_dropped_early: 0,
             upgrades_refused: 3,
             busy: Duration::from_millis(2500),
@@ -474,6 +493,7 @@ mod tests {
             },
             uptime: Duration::from_secs(9),
             stopping: false,
+            configuration_refused: true,
             memory: MemoryReport { bytes: 950, limit: Some(1000), level: Pressure::Shed },
         };
         page(&[core(1, vec![report(1)]), core(0, vec![report(0)])], &process)
@@ -563,6 +583,8 @@ mod tests {
             r#"shardgate_greeting_clients{core="0"} 2"#,
             r#"shardgate_clients_turned_away_total{core="1",reason="flood"} 4"#,
             r#"shardgate_clients_turned_away_total{core="1",reason="full"} 0"#,
+            r#"shardgate_client_resumes_refused_total{core="1",reason="gone"} 5"#,
+            r#"shardgate_client_resumes_refused_total{core="0",reason="elsewhere"} 0"#,
             r#"shardgate_backend_info{core="0",backend="epoll"} 1"#,
             "shardgate_identify_remaining 990",
             "shardgate_identify_limit 1000",
@@ -575,6 +597,7 @@ mod tests {
             "shardgate_memory_level 90",
             r#"shardgate_upgrades_refused_total{core="1"} 3"#,
             "shardgate_uptime_seconds 9",
+            "shardgate_configuration_refused 1",
             r#"shardgate_core_busy_seconds_total{core="1"} 2.5"#,
             r#"shardgate_received_bytes_total{core="0",peer="discord"} 7"#,
             r#"shardgate_sent_bytes_total{core="0",peer="clients"} 10"#,

@@ -61,7 +61,7 @@ use self::rest::{Endpoint, GatewayBot};
 use self::service::Service;
 use self::signals::Wish;
 use self::totals::{Place, Writer};
-use crate::runtime::mesh::ToControl;
+use crate::runtime::mesh::{Detail, ToControl};
 use crate::runtime::settings::{Backend, RuntimeSettings};
 use crate::runtime::takeover::Inherited;
 use crate::runtime::{clock, heap};
@@ -212,7 +212,7 @@ fn serve<C: Core>(
     let (senders, askers, counted) = (cores.senders.clone(), cores.senders.clone(), cores.senders.clone());
     if config.data_dir.is_some() {
         let measured = cores.senders.clone();
-        let collect = move || coordinator::collect(&measured);
+        let collect = move || coordinator::collect(&measured, Detail::Brief);
         loads::keep(self::ledger(config), settings.shard_count, settings.loads.clone(), collect)
             .map_err(refuse("the thread that keeps the loads"))?;
     }
@@ -224,7 +224,7 @@ fn serve<C: Core>(
         resolver,
         pages: Pages::start(
             site,
-            move || coordinator::collect(&senders),
+            move |detail| coordinator::collect(&senders, detail),
             move |wanted| coordinator::find(&askers, wanted),
         )
         .map_err(refuse("the pages' threads"))?,
@@ -232,7 +232,7 @@ fn serve<C: Core>(
         certificates,
         memory: Watch::new(memory.limit, now, heap::resident_bytes, heap::purge),
         service: Service::new(notifier, manager.watchdog, held.len(), cores.senders.len(), now),
-        totals: Writer::new(place, held, settings.shard_count, move || coordinator::collect(&counted)),
+        totals: Writer::new(place, held, settings.shard_count, move || coordinator::collect(&counted, Detail::Whole)),
         reload: Box::new(move |asked| reloader.reload(asked)),
     };
     let mut coordinator = Coordinator::new(cores.senders, cores.core_of, helpers, opening, ledger, now);

@@ -22,7 +22,7 @@ use super::metrics::{self, IdentifyReport, ProcessReport};
 use super::totals;
 use crate::runtime::client_tls::Requester;
 use crate::runtime::clock;
-use crate::runtime::mesh::{CoreReport, Door};
+use crate::runtime::mesh::{CoreReport, Detail, Door};
 use crate::shard::pressure::Pressure;
 use crate::shard::report::{ShardReport, Wanted};
 use crate::wire::http::PlainRequest;
@@ -84,7 +84,7 @@ impl Pages {
     /// `collect` asks all cores for their reports, `find` for one object; both block until they answered or were silent for too long.
     pub fn start(
         site: Site,
-        collect: impl Fn() -> Reports + Clone + Send + 'static,
+        collect: impl Fn(Detail) -> Reports + Clone + Send + 'static,
         find: impl Fn(Wanted) -> FoundObject + Clone + Send + 'static,
     ) -> io::Result<Self> {
         let has_admin_bind = site.access.has_admin_bind;
@@ -129,7 +129,7 @@ fn send_at_once(mut requester: Requester, request: &PlainRequest, response: &Res
 fn start_thread(
     name: &str,
     site: Site,
-    collect: impl Fn() -> Reports + Send + 'static,
+    collect: impl Fn(Detail) -> Reports + Send + 'static,
     find: impl Fn(Wanted) -> FoundObject + Send + 'static,
 ) -> io::Result<SyncSender<Job>> {
     let (queue, jobs) = mpsc::sync_channel::<Job>(PAGES_MAX);
@@ -235,7 +235,7 @@ fn answer(
     request: &PlainRequest,
     site: &Site,
     process: &ProcessReport,
-    collect: &impl Fn() -> Reports,
+    collect: &impl Fn(Detail) -> Reports,
     find: &impl Fn(Wanted) -> FoundObject,
 ) -> Response {
     if !matches!(request.method.as_str(), "GET" | "HEAD") {
@@ -245,16 +245,16 @@ fn answer(
     // The base of a library may end in a slash, and may have a version.
     let api = ["/api/v10/", "/api/v9/", "/api/", "/"].iter().find_map(|base| path.strip_prefix(base));
     match (path, api) {
-        ("/metrics", _) => measured(process, &collect()),
-        (STATS, _) => Response::json(200, &totals::totals(&site.shards, site.shard_count, &collect())),
+        ("/metrics", _) => measured(process, &collect(Detail::Whole)),
+        (STATS, _) => Response::json(200, &totals::totals(&site.shards, site.shard_count, &collect(Detail::Whole))),
         ("/shard-count", _) => Response::text(200, site.shard_count.to_string()),
-        ("/livez", _) => alive(&collect()),
-        ("/readyz", _) => match unready(site, process, &collect()) {
+        ("/livez", _) => alive(&collect(Detail::Brief)),
+        ("/readyz", _) => match unready(site, process, &collect(Detail::Brief)) {
             None => Response::text(200, "ok\n"),
             Some(why) => Response::text(503, why),
         },
         // gateway-proxy's forks answer so.
-        ("/health", _) => match unready(site, process, &collect()) {
+        ("/health", _) => match unready(site, process, &collect(Detail::Brief)) {
             None => Response::text(200, "OK"),
             Some(_) => not_healthy(),
         },
@@ -398,13 +398,13 @@ mod tests {
         Reports { cores: vec![CoreReport { shards, ..Default::default() }], silent: Vec::new() }
     }
 
-    fn get_with(path: &str, process: &ProcessReport, collect: &impl Fn() -> Reports) -> (u16, String) {
+    fn get_with(path: &str, process: &ProcessReport, collect: &impl Fn(Detail) -> Reports) -> (u16, String) {
         let response = answer(&request(path), &site(), process, collect, &|_| Ok(None));
         (response.status, String::from_utf8(response.body).unwrap())
     }
 
     fn get(path: &str, statuses: &[u8]) -> (u16, String) {
-        get_with(path, &ProcessReport::default(), &|| reports(statuses))
+        get_with(path, &ProcessReport::default(), &|_| reports(statuses))
     }
 
     #[test]
@@ -431,7 +431,7 @@ mod tests {
             waiting: vec![1],
         };
         let process = ProcessReport { identify, ..Default::default() };
-        let (status, body) = get_with("/readyz", &process, &|| reports(&[2, 2]));
+        let (status, body) = get_with("/readyz", &process, &|_| reports(&[2, 2]));
         let why =
             "waits for the limit of IDENTIFYs to reset in 4 h 0 min (10 of 1000 left, a reserve of 10 is not spent)";
         assert_eq!((status, body), (503, format!("shard 0: in state 2\nshard 1: {why}\n")));
@@ -446,7 +446,7 @@ mod tests {
     #[test]
     fn a_stopping_proxy_is_not_ready() {
         let process = ProcessReport { stopping: true, ..Default::default() };
-        assert_eq!(get_with("/readyz", &process, &|| reports(&[4, 4])), (503, "stopping\n".into()));
+        assert_eq!(get_with("/readyz", &process, &|_| reports(&[4, 4])), (503, "stopping\n".into()));
     }
 
     #[test]
@@ -454,22 +454,22 @@ mod tests {
         let memory = |level| MemoryReport { bytes: 7, limit: Some(7), level };
         let process = |level| ProcessReport { memory: memory(level), ..Default::default() };
         let line = "memory: 7 bytes are used, of 7: new connections are refused\n";
-        assert_eq!(get_with("/readyz", &process(Pressure::Full), &|| reports(&[4, 4])), (503, line.into()));
-        assert_eq!(get_with("/readyz", &process(Pressure::Shed), &|| reports(&[4, 4])).0, 200);
+        assert_eq!(get_with("/readyz", &process(Pressure::Full), &|_| reports(&[4, 4])), (503, line.into()));
+        assert_eq!(get_with("/readyz", &process(Pressure::Shed), &|_| reports(&[4, 4])).0, 200);
     }
 
     #[test]
     fn alive_means_that_every_core_answers() {
         assert_eq!(get("/livez", &[1, 1]), (200, "ok\n".into()));
-        let silent = || Reports { silent: vec![1], ..reports(&[4]) };
+        let silent = |_| Reports { silent: vec![1], ..reports(&[4]) };
         assert_eq!(get_with("/livez", &ProcessReport::default(), &silent), (503, "core 1 does not answer\n".into()));
     }
 
     #[test]
     fn no_metrics_are_shown_without_those_of_every_core() {
         let process = ProcessReport::default();
-        assert_eq!(get_with("/metrics", &process, &|| reports(&[4])).0, 200);
-        let silent = || Reports { silent: vec![1], ..reports(&[4]) };
+        assert_eq!(get_with("/metrics", &process, &|_| reports(&[4])).0, 200);
+        let silent = |_| Reports { silent: vec![1], ..reports(&[4]) };
         assert_eq!(get_with("/metrics", &process, &silent), (503, "core 1 does not answer\n".into()));
     }
 
@@ -511,7 +511,7 @@ mod tests {
     #[test]
     fn other_methods_are_not_allowed() {
         let post = PlainRequest { method: "POST".into(), ..request("/metrics") };
-        let response = answer(&post, &site(), &ProcessReport::default(), &Reports::default, &|_| Ok(None));
+        let response = answer(&post, &site(), &ProcessReport::default(), &|_| Reports::default(), &|_| Ok(None));
         assert_eq!(response.status, 405);
         assert!(String::from_utf8(response.to_bytes(false)).unwrap().contains("\r\nAllow: GET, HEAD\r\n"));
     }
@@ -525,7 +525,7 @@ mod tests {
             _ => Ok(None),
         };
         let get = |path: &str| {
-            let response = answer(&request(path), &site(), &ProcessReport::default(), &Reports::default, &find);
+            let response = answer(&request(path), &site(), &ProcessReport::default(), &|_| Reports::default(), &find);
             assert_eq!(response.content_type, JSON, "{path}");
             (response.status, String::from_utf8(response.body).unwrap())
         };
@@ -589,7 +589,7 @@ mod tests {
 
     #[test]
     fn a_page_arrives_whole_and_the_connection_ends() {
-        let pages = Pages::start(site(), || reports(&[4, 4]), |_| Ok(None)).unwrap();
+        let pages = Pages::start(site(), |_| reports(&[4, 4]), |_| Ok(None)).unwrap();
         for (path, head_only) in [("/metrics", false), ("/readyz", false), ("/metrics", true)] {
             let (reader, socket) = pair();
             let request = PlainRequest { head_only, ..request(path) };
@@ -614,7 +614,7 @@ mod tests {
         let (go, gate) = mpsc::channel::<()>();
         let (entered, at_work) = mpsc::channel();
         let gate = std::sync::Arc::new(std::sync::Mutex::new(gate));
-        let stuck = move || {
+        let stuck = move |_| {
             entered.send(()).unwrap();
             let _ = gate.lock().unwrap().recv();
             Reports::default()
@@ -638,7 +638,7 @@ mod tests {
         let (entered, at_work) = mpsc::channel();
         let gate = std::sync::Arc::new(std::sync::Mutex::new((gate, true)));
         // The first report takes for as long as we like.
-        let stuck = move || {
+        let stuck = move |_| {
             entered.send(()).unwrap();
             let mut gate = gate.lock().unwrap();
             if std::mem::take(&mut gate.1) {

@@ -30,6 +30,16 @@ pub struct Changes {
     pub memory_limit: Option<u64>,
 }
 
+/// What came of reading the configuration again.
+#[derive(Debug)]
+pub enum Reread {
+    /// Nobody asked and nothing has changed.
+    Nothing,
+    Taken(Changes),
+    /// It is broken: everything stays as it was.
+    Refused,
+}
+
 /// Knows what the proxy runs with, and where to read it again.
 pub struct Reloader {
     args: Args,
@@ -59,18 +69,18 @@ impl Reloader {
     }
 
     /// Reads everything again if `asked`, or if the file has changed and stands still. What comes of it is told in the log.
-    pub fn reload(&mut self, asked: bool) -> Option<Changes> {
+    pub fn reload(&mut self, asked: bool) -> Reread {
         let has_changed = self.file.changed();
         if !asked && !has_changed {
-            return None;
+            return Reread::Nothing;
         }
         // What is read for a signal is not read again because it stands still.
         self.file.read = self.file.seen;
         match self.read() {
-            Ok(changes) => Some(changes),
+            Ok(changes) => Reread::Taken(changes),
             Err(refusal) => {
                 warn!("the configuration is not taken, everything stays as it was: {refusal}");
-                None
+                Reread::Refused
             }
         }
     }

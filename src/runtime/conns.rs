@@ -127,17 +127,22 @@ impl Conns {
     }
 
     /// The connection without a seat that has said nothing for longest, or nearly so; it is not named again unless it is noted again.
-    pub fn quietest(&mut self) -> Option<Token> {
+    pub fn quietest(&mut self) -> Option<(Token, Instant)> {
         let mut searched = 0;
         while let Some((token, heard_then)) = self.quiet.pop_front() {
             let Some(heard) = self.greeter(token) else { continue };
             if heard <= heard_then || searched == SEARCHED_MAX {
-                return Some(token);
+                return Some((token, heard));
             }
             searched += 1;
             self.quiet.push_back((token, heard));
         }
         None
+    }
+
+    /// Who was named stays, and is the first to be named again.
+    pub fn spare(&mut self, token: Token, heard: Instant) {
+        self.quiet.push_front((token, heard));
     }
 
     /// When a connection without a seat was last heard.
@@ -200,7 +205,7 @@ mod tests {
         speak(&mut conns, token(0), at(9));
         speak(&mut conns, token(2), at(8));
         conns.remove(token(1));
-        let named: Vec<u64> = std::iter::from_fn(|| conns.quietest()).map(|it| it.slot() as u64).collect();
+        let named: Vec<u64> = std::iter::from_fn(|| conns.quietest()).map(|it| it.0.slot() as u64).collect();
         assert_eq!(named, [3, 0, 2]);
     }
 
@@ -214,7 +219,9 @@ mod tests {
             conns.remove(passing);
         }
         assert!(conns.quiet.len() <= 2 * SEARCHED_MAX, "{}", conns.quiet.len());
-        assert_eq!(conns.quietest(), Some(token(7)));
+        assert_eq!(conns.quietest(), Some((token(7), now)));
+        conns.spare(token(7), now);
+        assert_eq!(conns.quietest(), Some((token(7), now)));
         assert_eq!(conns.greeting(), 1);
     }
 }

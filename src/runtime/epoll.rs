@@ -17,15 +17,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::chunk::{Chunk, Pool};
-use super::net::{Event, Net, Token, Traffic};
+use super::net::{ACCEPTS_MAX, Event, Net, Token, Traffic};
 use super::sys;
 use super::table::{Phase, Table};
 
 /// Sockets reported per turn. The kernel goes round: those left out come first in the next turn.
 const EVENTS_MAX: usize = 512;
-
-/// Connections accepted per turn; the rest wait in the backlog, and the loop serves those it has in between.
-const ACCEPTS_MAX: usize = 64;
 
 /// Not tokens: a generation comes nowhere near.
 const MAILBOX: u64 = u64::MAX;

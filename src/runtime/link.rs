@@ -279,8 +279,11 @@ impl Link {
             match message {
                 Message::Text(payload) => on_event(LinkEvent::Payload(payload)),
                 Message::Binary(message) => {
-                    inflated.clear();
-                    inflated.append(partial);
+                    // What has come so far is gone on with, not copied.
+                    match partial.is_empty() {
+                        true => inflated.clear(),
+                        false => *inflated = std::mem::take(partial),
+                    }
                     match inflater.inflate(message, inflated).map_err(LinkError::Inflate)? {
                         Inflated::Whole => on_event(LinkEvent::Payload(inflated)),
                         Inflated::Partial => std::mem::swap(partial, inflated),
@@ -294,7 +297,6 @@ impl Link {
                 }
                 Message::Pong(_) => {}
                 Message::Close { code, .. } => {
-                    self.phase = Phase::Closing;
                     on_event(LinkEvent::Close(code));
                     return Ok(());
                 }

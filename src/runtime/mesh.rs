@@ -39,7 +39,7 @@ pub enum ToCore {
         addresses: Result<Vec<SocketAddr>, String>,
     },
     /// Answer with a report of every shard of this core.
-    Report(mpsc::Sender<CoreReport>),
+    Report(mpsc::Sender<CoreReport>, Detail),
     /// Answer `ToControl::Turned`: this core goes round.
     Turn,
     /// Answer with the stored JSON, or `None` when no shard of this core has such an object.
@@ -132,6 +132,8 @@ pub enum ToControl {
     TakenOver(Box<super::takeover::Successor>),
     /// The core's loop failed and its thread ends: the process cannot go on.
     CoreFailed { core: usize, error: String },
+    /// The storage thread ends although its work goes on: nor can the process.
+    StorageFailed { error: String },
     /// SIGHUP: read the configuration again.
     Reload,
     /// SIGTERM or SIGINT.
@@ -190,6 +192,23 @@ impl TurnedAway {
     }
 }
 
+/// RESUMEs of clients answered with op 9, counted by what was wrong.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ResumesRefused {
+    /// The session id is of a shard that is not held here, or is none of ours.
+    pub elsewhere: u64,
+    /// Nobody has this session any more, or the log has run past it.
+    pub gone: u64,
+    /// What the client had got was never stored, and Discord did not send it again.
+    pub not_found: u64,
+}
+
+impl ResumesRefused {
+    pub fn by_reason(&self) -> [(&'static str, u64); 3] {
+        [("elsewhere", self.elsewhere), ("gone", self.gone), ("not_found", self.not_found)]
+    }
+}
+
 /// Connections closed, by code.
 #[derive(Clone, Debug, Default)]
 pub struct CloseReport {
@@ -201,6 +220,14 @@ pub struct CloseReport {
     pub by_clients: Closes,
 }
 
+/// How much a report says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Nothing that a walk over the state would cost: for who asks whether all is well, and may ask often.
+    Brief,
+    Whole,
+}
+
 /// What one core says of itself.
 #[derive(Debug, Default)]
 pub struct CoreReport {
@@ -210,6 +237,7 @@ pub struct CoreReport {
     /// Connections that have not identified yet.
     pub greeting: usize,
     pub turned_away: TurnedAway,
+    pub resumes_refused: ResumesRefused,
     /// Log segments given back before their time for want of room.
     pub log_dropped_early: u64,
     /// Upgrades answered 503 because memory was used up.

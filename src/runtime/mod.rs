@@ -33,6 +33,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
@@ -50,6 +51,7 @@ use mesh::{CoreSender, ToControl, ToCore};
 use net::Net;
 use placement::Placement;
 use settings::{Backend, RuntimeSettings};
+use storage::mail::ToStore;
 use storage::{Storage, StoreSender};
 
 /// The running cores.
@@ -103,7 +105,7 @@ pub fn start(
         receivers.push((receiver, wake));
     }
     let (mut threads, mut store, mut begun, mut recovered) = (Vec::new(), None, false, HashMap::new());
-    if let Some(found) = start_storage(settings, &senders, &placement)? {
+    if let Some(found) = start_storage(settings, &senders, &placement, control.clone())? {
         store = Some(found.sender);
         begun = found.opening.begun;
         recovered = found.opening.shards.into_iter().collect();
@@ -153,6 +155,7 @@ fn start_storage(
     settings: &RuntimeSettings,
     cores: &[CoreSender],
     placement: &Placement,
+    control: mpsc::Sender<ToControl>,
 ) -> io::Result<Option<Storage>> {
     let Some(wanted) = &settings.storage else { return Ok(None) };
     let mut salt = [0; 16];
@@ -171,23 +174,36 @@ fn start_storage(
         salt,
     };
     let try_direct = settings.backend == Backend::IoUring;
-    storage::start(&wanted.data_dir, try_direct, store, cores.to_vec(), placement.clone()).map(Some)
+    storage::start(&wanted.data_dir, try_direct, store, cores.to_vec(), placement.clone(), control).map(Some)
+}
+
+/// Does a thread's work. `failed` hears what ended it before its time, a panic too: the control thread ends the process then, since half a proxy is
+/// worse than a restart.
+fn guarded(work: impl FnOnce() -> io::Result<()>, failed: impl FnOnce(String)) {
+    match panic::catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => failed(error.to_string()),
+        Err(_) => failed("a panic; what it says is on standard error".to_owned()),
+    }
 }
 
 impl CoreStart {
     fn run(self, backend: Backend) {
-        let (index, control) = (self.index, self.control.clone());
+        let (index, control, store) = (self.index, self.control.clone(), self.store.clone());
         if !core_affinity::set_for_current(core_affinity::CoreId { id: self.cpu }) {
             tracing::warn!(core = index, cpu = self.cpu, "cannot pin this core's thread; it goes on unpinned");
         }
-        let result = match backend {
+        let work = || match backend {
             Backend::IoUring => uring::Ring::new(uring::BUFFERS, uring::BUFFER_BYTES).and_then(|net| self.run_on(net)),
             Backend::Epoll => epoll::Epoll::new().and_then(|net| self.run_on(net)),
         };
-        if let Err(error) = result {
-            // The control thread ends the process: half a proxy would be worse than a restart.
-            let _ = control.send(ToControl::CoreFailed { core: index, error: error.to_string() });
-        }
+        guarded(work, |error| {
+            let _ = control.send(ToControl::CoreFailed { core: index, error });
+            // The others' end waits for all to have said so.
+            if let Some(store) = store {
+                store.send(storage::FIRST_GENERATION, ToStore::CoreEnded { core: index });
+            }
+        });
     }
 
     fn run_on<N: Net>(mut self, mut net: N) -> io::Result<()> {
@@ -251,5 +267,22 @@ fn random_seed() -> u64 {
     match getrandom::fill(&mut bytes) {
         Ok(()) => u64::from_ne_bytes(bytes),
         Err(_) => u64::from(std::process::id()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_that_ends_before_its_time_is_told_a_panic_too() {
+        let told = |work: fn() -> io::Result<()>| {
+            let mut told = None;
+            guarded(work, |error| told = Some(error));
+            told
+        };
+        assert_eq!(told(|| Ok(())), None);
+        assert_eq!(told(|| Err(io::Error::other("no ring"))), Some("no ring".to_owned()));
+        assert!(told(|| panic!("an assertion")).is_some_and(|it| it.contains("panic")));
     }
 }

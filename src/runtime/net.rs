@@ -23,6 +23,8 @@ pub struct Token(pub u64);
 
 /// The lower bits of a token that are its slot.
 pub const SLOT_BITS: u32 = 24;
+/// `Accepted` events of one turn; the rest waits, and the connections that there are are served in between.
+pub const ACCEPTS_MAX: usize = 64;
 
 impl Token {
     /// Where it lives: small, dense, reused under another token.

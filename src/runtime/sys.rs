@@ -23,14 +23,19 @@ const TAKEN_PORT_WAIT: Duration = Duration::from_millis(500);
 ///
 /// An IPv6 wildcard takes IPv4 as well where `net.ipv6.bindv6only` is 0. Errors as bind(2) does.
 pub fn listen_on(address: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = bound_to(address)?;
+    // SAFETY: no memory is involved.
+    check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) })?;
+    Ok(socket)
+}
+
+fn bound_to(address: SocketAddr) -> io::Result<OwnedFd> {
     let socket = stream_socket(&address)?;
     set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
     let (raw, len) = raw_address(&address);
     // SAFETY: `raw` is an initialised address of `len` bytes that outlives the call.
     check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const raw).cast(), len) })?;
-    // SAFETY: no memory is involved.
-    check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) })?;
     Ok(socket)
 }
 
@@ -40,6 +45,8 @@ pub fn refuse_a_taken_port(address: SocketAddr) -> io::Result<()> {
     if address.port() == 0 {
         return Ok(());
     }
+    // Whoever answers at an address of another machine is no reason to wait.
+    bound_to(address)?;
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

@@ -11,13 +11,14 @@
 pub mod buffers;
 mod queue;
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use super::chunk::Chunk;
-use super::net::{Event, Net, Token, Traffic};
+use super::net::{ACCEPTS_MAX, Event, Net, Token, Traffic};
 use super::sys;
 use super::table::{Phase, Socket, Table};
 use queue::{Completion, Op, Queue};
@@ -36,6 +37,9 @@ const COMPLETIONS: u32 = 4096;
 
 /// Answers that end a turn's gathering.
 const GATHERED: u32 = 64;
+
+/// Connections that the kernel has accepted and that wait for their turn: a whole backlog. One more is closed.
+const ACCEPTED_MAX: usize = 4096;
 
 /// System calls in one turn without reaching an empty queue; beyond, the ring counts as broken.
 const ROUNDS_MAX: u32 = 10_000;
@@ -75,6 +79,8 @@ pub struct Ring {
     /// Those that got some.
     fed: Vec<Token>,
     listeners: Vec<Listener>,
+    /// Connections that the kernel has accepted and the caller has not been told of.
+    accepted: VecDeque<OwnedFd>,
     /// The number of the newest listener.
     listener_number: u64,
     mailbox: Option<OwnedFd>,
@@ -102,6 +108,7 @@ impl Ring {
             hungry: Vec::new(),
             fed: Vec::new(),
             listeners: Vec::new(),
+            accepted: VecDeque::new(),
             listener_number: 0,
             mailbox: None,
             polling_mail: false,
@@ -311,9 +318,10 @@ impl Ring {
         }
         match (completion.accepted, completion.result) {
             (Some(socket), _) => {
-                // It errs for a connection that is gone already, and that is found out by reading.
-                let _ = sys::set_nodelay(socket.as_fd());
-                self.table.push(Event::Accepted(socket));
+                // One more is closed: whoever floods so is not waited for.
+                if self.accepted.len() < ACCEPTED_MAX {
+                    self.accepted.push_back(socket);
+                }
             }
             (None, Err(error)) => match error.raw_os_error() {
                 // The connection went away between its arrival and now, or the call was disturbed.
@@ -333,7 +341,18 @@ impl Ring {
         let rest = if hasty { Some(Duration::ZERO) } else { self.table.rest(timeout) };
         self.run(rest)?;
         self.settle();
+        self.give_accepted();
         Ok(())
+    }
+
+    /// The kernel accepts a whole backlog at once. What is read meanwhile goes first.
+    fn give_accepted(&mut self) {
+        for socket in self.accepted.drain(..self.accepted.len().min(ACCEPTS_MAX)) {
+            // It errs for a connection that is gone already, and that is found out by reading.
+            let _ = sys::set_nodelay(socket.as_fd());
+            self.table.push(Event::Accepted(socket));
+        }
+        self.hasty |= !self.accepted.is_empty();
     }
 }
 
@@ -351,6 +370,7 @@ impl Net for Ring {
             let _ = sys::shutdown(listener.fd.as_fd(), Shutdown::Read);
         }
         self.table.forget_accepted();
+        self.accepted.clear();
     }
 
     fn leave_listeners(&mut self) {
@@ -429,5 +449,9 @@ impl Net for Ring {
 
     fn len(&self) -> usize {
         self.table.len() + self.listeners.iter().filter(|it| it.leaving).count()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0 && self.accepted.is_empty()
     }
 }

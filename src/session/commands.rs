@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use super::backoff::LIVE_MIN;
 use super::payload::{Command, CommandOp, PAYLOAD_BYTES_MAX};
 use super::requests::{Asked, Requests, Route};
 use crate::wire::CloseCode;
@@ -76,8 +77,10 @@ pub struct Commands {
     queued: usize,
     /// The presence belongs to the shard, not to a client: only the last one written counts, whoever wrote it.
     presence: Option<(u64, Command)>,
-    /// The one that was sent last on this session.
-    presence_sent: Option<(u64, Command)>,
+    /// The one that was sent last on this session, and when.
+    presence_sent: Option<(u64, Command, Instant)>,
+    /// When the session was live last, while it is not.
+    paused_at: Instant,
     requests: Requests,
     /// The command polled last is a request with a nonce of ours: the newest one.
     noted: bool,
@@ -102,6 +105,7 @@ impl Commands {
             queued: 0,
             presence: None,
             presence_sent: None,
+            paused_at: now,
             requests: Requests::new(rng),
             noted: false,
             now,
@@ -168,21 +172,29 @@ impl Commands {
 
     /// A new session with Discord, of which clients that have stayed do not know: it is told the presence that one of them gave the session before, and
     /// asked what that one had not answered. `has_stayed` is about a client's session on this shard.
+    ///
+    /// Each is repeated once: what Discord ends sessions for, for a reason that `payload` does not know, must not end session after session. A
+    /// presence that a session has outlived by `LIVE_MIN` was none of that.
     pub fn on_new_session(&mut self, now: Instant, has_stayed: impl Fn(u64) -> bool) {
         self.now = self.now.max(now);
-        if let Some(sent) = self.presence_sent.take().filter(|it| has_stayed(it.0)) {
-            self.presence.get_or_insert(sent);
+        if let Some((client, command, at)) = self.presence_sent.take()
+            && has_stayed(client)
+            && (!command.is_repeated || self.paused_at >= at + LIVE_MIN)
+        {
+            self.presence.get_or_insert((client, Command { is_repeated: true, ..command }));
         }
         for (client, d) in self.requests.take_unanswered() {
-            let command = Command { op: CommandOp::RequestGuildMembers, d };
+            let command = Command { is_repeated: true, ..Command::new(CommandOp::RequestGuildMembers, d) };
             // With full queues it is as lost as it was.
             let _ = self.push(client, command, now);
         }
     }
 
     /// The upstream session is not live: commands wait.
-    pub fn pause(&mut self) {
-        self.paused = true;
+    pub fn pause(&mut self, now: Instant) {
+        if !std::mem::replace(&mut self.paused, true) {
+            self.paused_at = now;
+        }
     }
 
     /// The upstream session is live. `poll`.
@@ -233,7 +245,7 @@ impl Commands {
     fn next_presence(&mut self, now: Instant) -> Option<(u64, Command)> {
         let next = self.presence.take_if(|_| self.presences.has_room(now))?;
         self.presences.on_sent(now);
-        self.presence_sent = Some(next.clone());
+        self.presence_sent = Some((next.0, next.1.clone(), now));
         Some(next)
     }
 
@@ -254,7 +266,7 @@ impl Commands {
         let head = format!(r#"{{"op":{op},"d":"#);
         let d_bytes_max = PAYLOAD_BYTES_MAX - head.len() - 1;
         let with_nonce = match command.op {
-            CommandOp::RequestGuildMembers => self.requests.on_request(client, &command.d, d_bytes_max, now),
+            CommandOp::RequestGuildMembers => self.requests.on_request(client, command, d_bytes_max, now),
             _ => None,
         };
         self.noted = with_nonce.is_some();

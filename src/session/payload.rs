@@ -80,11 +80,17 @@ pub enum CommandOp {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Command {
     pub op: CommandOp,
-    /// The text of `d`, as the client wrote it: an object.
+    /// The text of `d`, as the client wrote it but for keys that were missing: an object.
     pub d: Box<str>,
+    /// It was sent before, to a session that Discord has forgotten since.
+    pub is_repeated: bool,
 }
 
 impl Command {
+    pub fn new(op: CommandOp, d: impl Into<Box<str>>) -> Self {
+        Self { op, d: d.into(), is_repeated: false }
+    }
+
     /// Takes out what is about guilds that `is_ours` does not hold for: Discord has nothing to say about them on this shard's connection,
     /// and may close it. False when nothing is left of the command.
     pub fn keep_guilds(&mut self, is_ours: impl Fn(GuildId) -> bool) -> bool {
@@ -207,9 +213,41 @@ pub fn parse(payload: &[u8]) -> Result<ClientPayload, ClientError> {
 
 fn command(op: CommandOp, d: &str) -> Result<ClientPayload, ClientError> {
     // Two readers of a key that is there twice may disagree: what is checked here must be what Discord sees.
-    RawObject::parse(d).ok_or(ClientError::Shape { op: op as i64, key: "d" })?;
-    Members::parse(op as i64, d)?.check(op)?;
-    Ok(ClientPayload::Command(Command { op, d: d.into() }))
+    let refuse = || ClientError::Shape { op: op as i64, key: "d" };
+    RawObject::parse(d).ok_or_else(refuse)?;
+    let members = Members::parse(op as i64, d)?;
+    members.check(op)?;
+    let missing = defaults(op).iter().filter(|(key, default)| members.get(key).is_null() && *default != "null");
+    let absent = defaults(op).iter().filter(|(key, default)| !members.d.contains_key(*key) && *default == "null");
+    let mut text = d.to_owned();
+    for (key, default) in missing.chain(absent) {
+        // `limit` belongs to `query`.
+        if *key != "limit" || members.get("query").is_string() {
+            text = RawObject::parse(&text).ok_or_else(refuse)?.with(key, Some(default));
+        }
+    }
+    if text.len() > d.len() && text.len() > PAYLOAD_BYTES_MAX - ENVELOPE_BYTES_MAX {
+        return Err(refuse());
+    }
+    Ok(ClientPayload::Command(Command::new(op, text)))
+}
+
+/// What is around `d` in a payload of ours.
+const ENVELOPE_BYTES_MAX: usize = r#"{"op":43,"d":}"#.len();
+
+/// Keys that Discord wants, and what they are where a client leaves them out. Discord would end the connection, or the session, of all clients of
+/// the shard, where without a proxy it is the client's own.
+///
+/// Source: Discord, Gateway events › Update presence, Update voice state, Request guild members; discord-api-docs issues 732, 1372, 2226.
+fn defaults(op: CommandOp) -> &'static [(&'static str, &'static str)] {
+    match op {
+        CommandOp::PresenceUpdate => {
+            &[("since", "null"), ("activities", "[]"), ("status", r#""online""#), ("afk", "false")]
+        }
+        CommandOp::VoiceStateUpdate => &[("channel_id", "null"), ("self_mute", "false"), ("self_deaf", "false")],
+        CommandOp::RequestGuildMembers => &[("limit", "0")],
+        CommandOp::RequestSoundboardSounds | CommandOp::RequestChannelInfo => &[],
+    }
 }
 
 /// `d` as parsed values, with the op for errors. Parsing whole refuses what Discord's decoder might: lone surrogates,
@@ -288,7 +326,7 @@ impl Members {
             CommandOp::PresenceUpdate => {
                 // `since` is not looked at: serenity 0.12 sends an object, and it passes.
                 self.allow("status", |it| it.as_str().is_some_and(|it| STATUSES.contains(&it)))?;
-                self.allow("activities", |it| it.as_array().is_some_and(|them| them.iter().all(Value::is_object)))?;
+                self.allow("activities", |it| is_list_of(it, is_activity))?;
                 self.allow("afk", Value::is_boolean)
             }
             CommandOp::VoiceStateUpdate => {
@@ -302,7 +340,9 @@ impl Members {
                 self.require("guild_id", is_guild)?;
                 self.allow("query", Value::is_string)?;
                 self.allow("user_ids", |it| is_id(it) || is_list_of(it, is_id))?;
-                self.allow("limit", |it| integer(it).is_some())?;
+                self.allow("limit", |it| integer(it).is_some_and(|it| it >= 0))?;
+                let is_search = self.get("query").as_str().is_some_and(|it| !it.is_empty());
+                self.require("limit", |limit| !is_search || !limit.is_null())?;
                 self.allow("presences", Value::is_boolean)?;
                 self.require("query", |query| !query.is_null() || !self.get("user_ids").is_null())
             }
@@ -334,7 +374,8 @@ fn integer(value: &Value) -> Option<i64> {
 /// A snowflake as text or as the number that discord.py sends.
 fn snowflake(value: &Value) -> Option<u64> {
     match value {
-        Value::String(text) => text.parse().ok(),
+        // `parse` takes a plus sign.
+        Value::String(text) if !text.starts_with('+') => text.parse().ok(),
         _ => value.as_u64(),
     }
 }
@@ -350,6 +391,12 @@ fn is_guild(value: &Value) -> bool {
         Some(_) => false,
         None => is_snowflake(value),
     }
+}
+
+/// An object; its name and type are what they are called, where they are there.
+fn is_activity(value: &Value) -> bool {
+    let has = |key: &str, is_right: fn(&Value) -> bool| value.get(key).is_none_or(is_right);
+    value.is_object() && has("name", Value::is_string) && has("type", Value::is_u64)
 }
 
 /// Whatever stands for a user: Discord answers ids that are no snowflakes with `not_found`.
@@ -478,10 +525,9 @@ mod tests {
     fn commands_that_libraries_send_pass_as_they_came() {
         for (op, d) in [
             (3, r#"{"since":{"secs_since_epoch":1,"nanos_since_epoch":2},"activities":[],"status":"dnd","afk":false}"#),
-            (3, r#"{"since":1.0,"activities":[{"name":"x","type":0,"state":null}],"status":"online"}"#),
+            (3, r#"{"since":1.0,"activities":[{"name":"x","type":0,"state":null}],"status":"online","afk":false}"#),
             (4, r#"{"guild_id":1,"channel_id":null,"self_mute":false,"self_deaf":true,"flags":2}"#),
             (8, r#"{"guild_id":["1"],"query":"","limit":0,"presences":false,"nonce":""}"#),
-            (8, r#"{"guild_id":"1","query":""}"#),
             (8, r#"{"guild_id":1,"user_ids":[1,"2"],"limit":null}"#),
             (8, r#"{"guild_id":"1","user_ids":"2"}"#),
             (31, r#"{"guild_ids":["1","2"]}"#),
@@ -494,11 +540,40 @@ mod tests {
     }
 
     #[test]
+    fn what_discord_wants_and_a_client_leaves_out_is_put_in() {
+        for (op, d, completed) in [
+            (3, "{}", r#"{"activities":[],"status":"online","afk":false,"since":null}"#),
+            (
+                3,
+                r#"{"status":"dnd","activities":null}"#,
+                r#"{"status":"dnd","activities":[],"afk":false,"since":null}"#,
+            ),
+            (4, r#"{"guild_id":"1"}"#, r#"{"guild_id":"1","self_mute":false,"self_deaf":false,"channel_id":null}"#),
+            (8, r#"{"guild_id":"1","query":""}"#, r#"{"guild_id":"1","query":"","limit":0}"#),
+        ] {
+            let parsed = parse(format!(r#"{{"op":{op},"d":{d}}}"#).as_bytes());
+            let Ok(ClientPayload::Command(command)) = parsed else { panic!("{d}: {parsed:?}") };
+            assert_eq!(&*command.d, completed);
+        }
+        let name = "x".repeat(PAYLOAD_BYTES_MAX - 60);
+        assert_eq!(
+            code(&format!(r#"{{"op":3,"d":{{"activities":[{{"name":"{name}"}}]}}}}"#)),
+            4002,
+            "no room for what is missing"
+        );
+    }
+
+    #[test]
     fn commands_of_a_wrong_shape_are_4002() {
         for (op, d) in [
             (3, "null"),
             (3, r#"{"status":"away"}"#),
             (3, r#"{"activities":{}}"#),
+            (3, r#"{"activities":[{"name":"x","type":"WATCHING"}]}"#),
+            (3, r#"{"activities":[{"name":1,"type":0}]}"#),
+            (4, r#"{"guild_id":"+5","channel_id":null}"#),
+            (8, r#"{"guild_id":"1","query":"a"}"#),
+            (8, r#"{"guild_id":"1","query":"","limit":-7}"#),
             (4, "[]"),
             (4, r#"{"channel_id":"1"}"#),
             (4, r#"{"guild_id":"x"}"#),

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// The members of one object, in their order.
@@ -23,8 +23,12 @@ struct Field<'a> {
     value: &'a str,
 }
 
+/// More keys than any payload of Discord's or of a library has. Each is compared with each, and a payload of strangers must not cost more than
+/// another of its length.
+pub(super) const KEYS_MAX: usize = 64;
+
 impl<'a> RawObject<'a> {
-    /// `None` if `json` is not exactly one well-formed object, or has a key twice: two readers could then disagree
+    /// `None` if `json` is not exactly one well-formed object of at most [`KEYS_MAX`] keys, or has a key twice: two readers could then disagree
     /// about what it says.
     pub fn parse(json: &'a str) -> Option<Self> {
         let Entries(entries) = serde_json::from_str(json).ok()?;
@@ -101,6 +105,9 @@ impl<'de> Visitor<'de> for EntriesVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut entries = Vec::new();
         while let Some(entry) = map.next_entry()? {
+            if entries.len() == KEYS_MAX {
+                return Err(A::Error::custom("too many keys"));
+            }
             entries.push(entry);
         }
         Ok(Entries(entries))
@@ -126,6 +133,16 @@ mod tests {
         let object = RawObject::parse(r#"{"\u006eonce":"x"}"#).unwrap();
         assert_eq!(object.get("nonce"), Some(r#""x""#));
         assert_eq!(object.with("nonce", None), "{}");
+    }
+
+    #[test]
+    fn an_object_of_too_many_keys_is_refused() {
+        let object = |keys: usize| {
+            let members: Vec<_> = (0..keys).map(|n| format!(r#""{n}":1"#)).collect();
+            format!("{{{}}}", members.join(","))
+        };
+        assert!(RawObject::parse(&object(KEYS_MAX)).is_some());
+        assert!(RawObject::parse(&object(KEYS_MAX + 1)).is_none());
     }
 
     #[test]

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::payload::Command;
 use super::raw::RawObject;
 use crate::wire::json;
 
@@ -50,7 +51,8 @@ pub struct Requests {
 #[derive(Debug)]
 struct Request {
     asked: Asked,
-    /// As the client wrote it, for a session that takes the place of the one that was asked. `None` when another process asked.
+    /// As the client wrote it, for a session that takes the place of the one that was asked. `None` when another process asked, or when this is
+    /// that session already.
     d: Option<Box<str>>,
     forgotten_at: Instant,
 }
@@ -73,8 +75,8 @@ impl Requests {
 
     /// Notes the request that is about to be sent, and returns its `d` with our nonce. `None`, and nothing noted, if that
     /// would be longer than `d_bytes_max`: it goes up as it is then, and its answer to everybody.
-    pub fn on_request(&mut self, client: u64, d: &str, d_bytes_max: usize, now: Instant) -> Option<String> {
-        let object = RawObject::parse(d)?;
+    pub fn on_request(&mut self, client: u64, command: &Command, d_bytes_max: usize, now: Instant) -> Option<String> {
+        let object = RawObject::parse(&command.d)?;
         let rewritten = object.with("nonce", Some(&format!("\"{}\"", nonce(self.next))));
         if rewritten.len() > d_bytes_max {
             return None;
@@ -86,7 +88,8 @@ impl Requests {
         }
         let nonce = object.get("nonce").filter(|it| is_echoed(it)).map(Into::into);
         let asked = Asked { client: Some(client), nonce, chunks_received: 0 };
-        let request = Request { asked, d: Some(d.into()), forgotten_at: now + REQUEST_QUIET_MAX };
+        let d = (!command.is_repeated).then(|| command.d.clone());
+        let request = Request { asked, d, forgotten_at: now + REQUEST_QUIET_MAX };
         self.pending.insert(self.next, request);
         self.next += 1;
         Some(rewritten)
@@ -244,7 +247,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::session::payload::CommandOp;
     use crate::session::testing::{ms, start};
+
+    fn request(d: &str) -> Command {
+        Command::new(CommandOp::RequestGuildMembers, d)
+    }
 
     fn requests() -> Requests {
         Requests::new(&mut fastrand::Rng::with_seed(1))
@@ -252,7 +260,7 @@ mod tests {
 
     /// Sends `d` for the client, and returns the nonce that it went up with, as JSON text.
     fn ask(requests: &mut Requests, client: u64, d: &str, now: Instant) -> String {
-        let sent = requests.on_request(client, d, 4000, now).unwrap();
+        let sent = requests.on_request(client, &request(d), 4000, now).unwrap();
         RawObject::parse(&sent).unwrap().get("nonce").unwrap().to_owned()
     }
 
@@ -379,7 +387,7 @@ mod tests {
     fn a_request_without_room_for_a_nonce_is_left_alone() {
         let now = start();
         let mut requests = requests();
-        assert_eq!(requests.on_request(1, r#"{"query":""}"#, 20, now), None);
+        assert_eq!(requests.on_request(1, &request(r#"{"query":""}"#), 20, now), None);
         assert_eq!(requests.pending(), 0);
     }
 

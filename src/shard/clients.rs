@@ -103,10 +103,7 @@ impl Shard {
     /// what Discord replays; if it does not come, `Action::InvalidSession` follows.
     pub fn resume(&mut self, now: Instant, resume: &Resume) -> Result<SeatKey, ResumeRefused> {
         let result = self.try_resume(now, resume);
-        match result {
-            Ok(_) => self.resumes += 1,
-            Err(_) => self.resumes_refused += 1,
-        }
+        self.resumes += u64::from(result.is_ok());
         result
     }
 
@@ -201,7 +198,7 @@ impl Shard {
     fn say_presence(&mut self, now: Instant) {
         let d = presence_d(&self.settings.upstream);
         // A presence takes no room in the queue: it replaces the one that waits.
-        let _ = self.commands.push(OPERATOR, Command { op: CommandOp::PresenceUpdate, d }, now);
+        let _ = self.commands.push(OPERATOR, Command::new(CommandOp::PresenceUpdate, d), now);
     }
 
     /// As if this session were of a former process, which may have sent its client more than it wrote down.

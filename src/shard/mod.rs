@@ -33,7 +33,7 @@ mod tally;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::cache::{Cache, CacheFlags, Shapes, Touch};
+use crate::cache::{Cache, CacheBytes, CacheFlags, Shapes, Touch};
 use crate::session::commands::Commands;
 use crate::session::requests::Route;
 use crate::session::upstream::{Received, Status, Upstream, UpstreamAction, UpstreamSettings};
@@ -144,7 +144,6 @@ pub struct Shard {
     events: Tally,
     latencies: report::Latencies,
     resumes: u64,
-    resumes_refused: u64,
     lagging_closes: u64,
     cache_errors: u64,
     commands_refused: u64,
@@ -191,7 +190,6 @@ impl Shard {
             events: Tally::default(),
             latencies: report::Latencies::default(),
             resumes: 0,
-            resumes_refused: 0,
             lagging_closes: 0,
             cache_errors: 0,
             commands_refused: 0,
@@ -241,7 +239,7 @@ impl Shard {
 
     /// The connection to Discord ended, or could not be made.
     pub fn on_closed(&mut self, now: Instant, code: Option<CloseCode>) {
-        self.commands.pause();
+        self.commands.pause(now);
         self.upstream.on_closed(now, code);
     }
 
@@ -385,18 +383,39 @@ impl Shard {
     // ---- time and output
 
     pub fn due(&self) -> Option<Instant> {
-        let commands = if self.held.is_none() { self.commands.due() } else { None };
-        let restoring = self.restoring.as_ref().and_then(Restoring::due);
-        let own = [self.settling_due(), self.seeking_due, self.identify_held.map(|it| it.until)];
-        [self.upstream.due(), commands, restoring].into_iter().chain(own).flatten().min()
+        self.timers_due().into_iter().chain(self.replay_due()).min()
     }
 
+    /// `due` without the replay of the log after a restart, which is long and can wait: no heartbeat waits for it.
+    pub fn timers_due(&self) -> Option<Instant> {
+        let commands = if self.held.is_none() { self.commands.due() } else { None };
+        let own = [self.settling_due(), self.seeking_due, self.identify_held.map(|it| it.until)];
+        [self.upstream.due(), commands].into_iter().chain(own).flatten().min()
+    }
+
+    /// When `replay` has something to do.
+    pub fn replay_due(&self) -> Option<Instant> {
+        self.restoring.as_ref().and_then(Restoring::due)
+    }
+
+    /// `on_timers`, and `replay`.
     pub fn on_timeout(&mut self, now: Instant) {
+        self.replay(now);
+        self.on_timers(now);
+    }
+
+    /// Replays some of the log, if it is time.
+    pub fn replay(&mut self, now: Instant) {
+        if self.replay_due().is_some_and(|it| now >= it) {
+            self.go_on_restoring(now);
+            self.settle(now);
+        }
+    }
+
+    /// Does what is due at `timers_due`.
+    pub fn on_timers(&mut self, now: Instant) {
         if self.upstream.due().is_some_and(|it| now >= it) {
             self.upstream.on_timeout(now);
-        }
-        if self.restoring.as_ref().and_then(Restoring::due).is_some_and(|it| now >= it) {
-            self.go_on_restoring(now);
         }
         if self.seeking_due.is_some_and(|it| now >= it) {
             self.give_up_seeking(now);
@@ -421,7 +440,7 @@ impl Shard {
                     Action::Send(payload)
                 }
                 UpstreamAction::Close(code) => {
-                    self.commands.pause();
+                    self.commands.pause(now);
                     Action::Close(code)
                 }
             });
@@ -468,6 +487,7 @@ impl Shard {
         }
     }
 
+    /// What the state holds is left out: see `measure`.
     pub fn report(&self, now: Instant) -> ShardReport {
         let counts = self.upstream.counts();
         ShardReport {
@@ -479,7 +499,7 @@ impl Shard {
             events: self.events.list(),
             dispatched_bytes: self.log.appended(),
             cache: self.cache.counts(),
-            cache_bytes: self.cache.bytes(),
+            cache_bytes: CacheBytes::default(),
             cache_errors: self.cache_errors,
             clients: self.seats.iter().filter(|it| it.connected).count(),
             sessions: self.seats.len(),
@@ -487,9 +507,8 @@ impl Shard {
             log_dispatches: self.log.head() - self.log.tail(),
             log_age: self.log.age(now),
             lag: self.lag(),
-            guild_members: self.cache.guild_members(),
+            guild_members: 0,
             resumes: self.resumes,
-            resumes_refused: self.resumes_refused,
             lagging_closes: self.lagging_closes,
             connects: counts.connects,
             identifies: counts.identifies,
@@ -504,6 +523,12 @@ impl Shard {
             commands_refused: self.commands_refused,
             commands_misrouted: self.commands_misrouted,
         }
+    }
+
+    /// Puts what the state holds into a report: a walk over all guilds.
+    pub fn measure(&self, report: &mut ShardReport) {
+        report.cache_bytes = self.cache.bytes();
+        report.guild_members = self.cache.guild_members();
     }
 }
 

@@ -83,7 +83,6 @@ pub struct ShardReport {
     pub guild_members: u64,
     /// RESUMEs of clients answered with a replay, and with op 9 or 4007.
     pub resumes: u64,
-    pub resumes_refused: u64,
     /// Clients closed because they fell behind.
     pub lagging_closes: u64,
     /// Connections opened to Discord, IDENTIFYs and RESUMEs sent.

@@ -59,11 +59,11 @@ impl Deflater {
             self.has_begun = true;
             out.extend_from_slice(&HEADER);
         }
-        let payload_len = parts.iter().map(|part| part.len()).sum();
-        self.make_room(payload_len);
+        let mut left: usize = parts.iter().map(|part| part.len()).sum();
+        self.make_room(left);
         let mut start = self.len;
         let mut at = out.len();
-        out.resize(at + bound(HISTORY - start), 0);
+        out.resize(at + bound(left.min(HISTORY - start)), 0);
         bits.put(FIXED_BLOCK);
         for part in parts {
             let mut rest = *part;
@@ -72,9 +72,10 @@ impl Deflater {
                 self.push(now);
                 rest = later;
                 self.compress(start, &mut bits, out, &mut at);
+                left -= self.len - start;
                 self.make_room(HISTORY);
                 start = self.len;
-                out.resize(at + bound(HISTORY - start), 0);
+                out.resize(at + bound(left.min(HISTORY - start)), 0);
             }
             self.push(rest);
         }
@@ -289,6 +290,13 @@ mod tests {
 
     fn noise(rng: &mut Rng, len: usize) -> Vec<u8> {
         std::iter::repeat_with(|| rng.u8(..)).take(len).collect()
+    }
+
+    #[test]
+    fn a_short_payload_takes_little_room() {
+        let mut out = Vec::new();
+        Deflater::default().write(&[&[b'x'; 200]], &mut out);
+        assert!(out.capacity() < 1024, "{}", out.capacity());
     }
 
     #[test]

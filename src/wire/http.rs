@@ -17,6 +17,8 @@ use super::compression::Compression;
 pub const REQUEST_BYTES_MAX: usize = 8 << 10;
 /// The longest answer to our own upgrade request. Cloudflare's heads are about 1 KiB.
 pub const RESPONSE_BYTES_MAX: usize = 16 << 10;
+/// Interim answers that are read over; one more is an error.
+pub(super) const INTERIM_MAX: u8 = 8;
 /// Headers in one head. Over: 431.
 pub const HEADERS_MAX: usize = 64;
 
@@ -224,9 +226,27 @@ pub fn upgrade_request(host_header: &str, path_and_query: &str, nonce: [u8; 16])
 
 /// Reads Discord's answer to [`upgrade_request`] at the front of `bytes`, all that came on the connection so far.
 ///
-/// Returns the length of its head; what follows are frames already. `None`: the head is not whole yet.
+/// Returns the length of its head, with interim answers before it; what follows are frames already. `None`: the head is not whole yet.
 /// Errs unless it is the 101 that belongs to `nonce`, without an extension that was not asked for (RFC 6455 §4.1).
 pub fn parse_upgrade_response(bytes: &[u8], nonce: [u8; 16]) -> Result<Option<usize>, HttpError> {
+    let mut used = 0;
+    for _ in 0..=INTERIM_MAX {
+        match parse_response(&bytes[used..], nonce)? {
+            None => return Ok(None),
+            Some((head_len, true)) => used += head_len,
+            Some((head_len, false)) => return Ok(Some(used + head_len)),
+        }
+    }
+    Err(HttpError::Malformed("one interim answer after another"))
+}
+
+/// Whether a status is interim: the answer follows (RFC 9110 §15.2). 101 is none, it is another protocol.
+pub(super) fn is_interim(status: u16) -> bool {
+    matches!(status, 100 | 102..=199)
+}
+
+/// The length of one answer's head, and whether it is interim.
+fn parse_response(bytes: &[u8], nonce: [u8; 16]) -> Result<Option<(usize, bool)>, HttpError> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut head = httparse::Response::new(&mut headers);
     let Some(head_len) = head_len(head.parse(bytes), bytes.len(), RESPONSE_BYTES_MAX)? else { return Ok(None) };
@@ -234,6 +254,7 @@ pub fn parse_upgrade_response(bytes: &[u8], nonce: [u8; 16]) -> Result<Option<us
 
     match head.code {
         Some(101) => {}
+        Some(status) if is_interim(status) => return Ok(Some((head_len, true))),
         status => {
             let status = status.unwrap_or_default();
             let retry_after_s = headers.one("retry-after").and_then(|it| str::from_utf8(it).ok()?.parse().ok());
@@ -249,7 +270,7 @@ pub fn parse_upgrade_response(bytes: &[u8], nonce: [u8; 16]) -> Result<Option<us
     if headers.one("sec-websocket-extensions").is_some_and(|it| !it.is_empty()) {
         return Err(HttpError::Malformed("101 with an extension that was not asked for"));
     }
-    Ok(Some(head_len))
+    Ok(Some((head_len, false)))
 }
 
 impl Upgrade {

@@ -2,13 +2,18 @@
 //!
 //! A reader judges one value by itself. Not here: what concerns several keys at once (`config::join`).
 
+use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Access;
+use rustix::io::Errno;
 
 use super::{Config, CoresWanted, Notice};
 use crate::control::access::AdminKey;
 use crate::control::address;
 use crate::control::keys::{Found, Refusal};
+use crate::store::disk::Name;
 
 use tracing::level_filters::LevelFilter;
 
@@ -90,13 +95,31 @@ pub fn cores(found: &Found<'_>) -> Result<CoresWanted, Refusal> {
     Ok(CoresWanted::List(cpus))
 }
 
+/// What a proxy has left in its `data_dir`.
+fn files_of_ours(data_dir: &Path) -> impl Iterator<Item = PathBuf> {
+    const OTHERS: [&str; 4] = ["lock", "gateway", "budget", "loads"];
+    let is_ours = |name: &OsStr| name.to_str().is_some_and(|it| OTHERS.contains(&it) || it.parse::<Name>().is_ok());
+    let entries = std::fs::read_dir(data_dir).into_iter().flatten().flatten();
+    entries.filter(move |it| is_ours(&it.file_name())).map(|it| it.path())
+}
+
 /// It holds what clients were told and Discord's sessions, so nobody else may write there.
 pub fn data_dir(found: &Found<'_>, config: &mut Config, notices: &mut Vec<Notice>) -> Result<(), Refusal> {
     const WANTED: &str = "a directory that exists and can be written";
     let path = std::path::PathBuf::from(found.text(WANTED)?);
-    let writable = rustix::fs::access(&path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
+    let writable = rustix::fs::access(&path, Access::WRITE_OK | Access::EXEC_OK);
     if !path.is_dir() || writable.is_err() {
         return Err(found.refuse(WANTED));
+    }
+    let may_use =
+        |file: &Path| !matches!(rustix::fs::access(file, Access::READ_OK | Access::WRITE_OK), Err(Errno::ACCESS));
+    if let Some(file) = files_of_ours(&path).find(|it| !may_use(it)) {
+        let user = rustix::process::geteuid().as_raw();
+        let wanted = format_args!(
+            "files that user {user}, as whom this runs, may read and write; remedy: `chown -R {user} {}`",
+            path.display()
+        );
+        return Err(Refusal::new(found.key(), file.display(), wanted));
     }
     if path.metadata().is_ok_and(|it| it.permissions().mode() & 0o002 != 0) {
         let line =

@@ -1,5 +1,8 @@
 //! The contract of the configuration, key by key.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
 use super::table::Otherwise;
 use super::*;
 
@@ -199,6 +202,9 @@ fn intents_are_required() {
     let line = read(&format!(r#"{{"token":"{TOKEN}","intent":513}}"#)).unwrap_err().to_string();
     let hint = "(unknown key `intent` is ignored; the nearest known key is `intents`)";
     assert!(line.starts_with("intents: found nothing") && line.ends_with(hint), "{line}");
+    let line = read(r#"{"tokn":"x","intents":513}"#).unwrap_err().to_string();
+    let hint = "(unknown key `tokn` is ignored; the nearest known key is `token`)";
+    assert!(line.starts_with("token: found nothing") && line.ends_with(hint), "{line}");
 }
 
 #[test]
@@ -303,13 +309,65 @@ fn an_admin_key_is_long_enough_and_not_shown() {
     assert_eq!(line, "admin_key: found a string, wanted a key of at least 16 printable characters without white space");
 }
 
+/// As after a first try as root: the directory is ours, a file in it is not.
+#[test]
+fn a_file_of_another_user_in_the_data_directory_refuses_the_start() {
+    let path = std::env::temp_dir().join(format!("shardgate-of-another-{}", std::process::id()));
+    std::fs::create_dir_all(&path).unwrap();
+    std::fs::write(path.join("notes"), "").unwrap();
+    let permit = |name: &str, mode| std::fs::set_permissions(path.join(name), Permissions::from_mode(mode)).unwrap();
+    permit("", 0o777);
+    permit("notes", 0);
+    let read = || {
+        // Root may read everything; a thread can be somebody else.
+        if rustix::process::geteuid().is_root() {
+            let nobody = rustix::thread::Uid::from_raw(65534);
+            rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+        }
+        read_with(&format!(r#""data_dir":"{}""#, path.display())).map(|_| ())
+    };
+    let read_as_another = || std::thread::scope(|scope| scope.spawn(read).join().unwrap());
+    assert_eq!(read_as_another(), Ok(()), "a file that is not the proxy's");
+    for name in ["lock", "identity", "wal-1"] {
+        std::fs::write(path.join(name), "").unwrap();
+        permit(name, 0);
+        let line = read_as_another().unwrap_err().to_string();
+        assert!(
+            line.starts_with(&format!("data_dir: found {}/{name}, wanted files that user ", path.display())),
+            "{line}"
+        );
+        std::fs::remove_file(path.join(name)).unwrap();
+    }
+    std::fs::remove_dir_all(&path).unwrap();
+}
+
+#[test]
+fn two_listeners_at_one_address_are_refused() {
+    for (bind, admin) in [("0.0.0.0", "127.0.0.1:7878"), ("127.0.0.1", "0.0.0.0:7878"), ("127.0.0.1", "127.0.0.1:7878")]
+    {
+        let line = refusal_with(&format!(r#""bind":"{bind}","admin_bind":"{admin}""#));
+        assert_eq!(line, format!("admin_bind: found {admin}, wanted another port than `port` (7878)"));
+    }
+    for (bind, admin) in [("127.0.0.1", "127.0.0.2:7878"), ("0.0.0.0", "127.0.0.1:0"), ("0.0.0.0", "127.0.0.1:7879")] {
+        read_with(&format!(r#""bind":"{bind}","admin_bind":"{admin}""#)).unwrap();
+    }
+}
+
+#[test]
+fn who_only_asks_needs_neither_token_nor_intents_nor_good_values_of_other_keys() {
+    let environment = variables(&[("SHARDGATE_PORT", "7000"), ("SHARDGATE_SHARDS", "many")]);
+    let environment = Environment { token: None, ..environment };
+    let loaded = load_some(None, &environment, &[], &["port"]).unwrap();
+    assert_eq!((loaded.config.port, loaded.config.intents), (7000, 0));
+    assert!(load_some(None, &environment, &[], &["port", "shards"]).is_err());
+}
+
 #[test]
 fn a_data_directory_that_anybody_may_write_to_is_accepted_with_a_warning() {
-    use std::os::unix::fs::PermissionsExt;
     let path = std::env::temp_dir().join(format!("shardgate-open-{}", std::process::id()));
     std::fs::create_dir_all(&path).unwrap();
     for (mode, warned) in [(0o700, false), (0o755, false), (0o777, true)] {
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
         let (_, notices) = read_with(&format!(r#""data_dir":"{}""#, path.display())).unwrap();
         let is_warned = matches!(&notices[..], [Notice::Warning(line)] if line.contains("chmod 700"));
         assert_eq!((is_warned, notices.is_empty()), (warned, !warned), "{mode:o}");
@@ -460,10 +518,9 @@ impl Folder {
     }
 
     fn file(&self, name: &str, text: &str, mode: u32) -> String {
-        use std::os::unix::fs::PermissionsExt;
         let path = self.0.join(name);
         std::fs::write(&path, text).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
         path.display().to_string()
     }
 }

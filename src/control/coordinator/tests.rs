@@ -10,7 +10,7 @@ use crate::control::notify::Notifier;
 use crate::control::pages::Site;
 use crate::control::totals::Place;
 use crate::runtime::client_tls::Requester;
-use crate::runtime::mesh::{CoreReport, Door};
+use crate::runtime::mesh::{CoreReport, Detail, Door};
 use crate::shard::pressure::Pressure;
 use crate::wire::http::PlainRequest;
 
@@ -42,10 +42,10 @@ fn two_cores_with(remaining: u32, dir: Option<&Path>) -> (Coordinator<Told>, [Re
     };
     let helpers = Helpers {
         resolver: Resolver::start().unwrap(),
-        pages: Pages::start(site, Reports::default, |_| Ok(None)).unwrap(),
+        pages: Pages::start(site, |_| Reports::default(), |_| Ok(None)).unwrap(),
         ask: Box::new(|| panic!("nobody asks Discord here")),
         memory: Watch::new(Some(1000), clock::now(), || Some(0), || {}),
-        reload: Box::new(|_| None),
+        reload: Box::new(|_| Reread::Nothing),
         certificates: None,
         service: Service::new(Notifier::default(), None, 4, 2, clock::now()),
         totals: Writer::new(Place::new(None, None), 0..4, 4, Reports::default),
@@ -169,6 +169,8 @@ fn a_signal_and_a_failed_core_end_the_service() {
     let failed = ToControl::CoreFailed { core: 1, error: "no ring".into() };
     assert_eq!(coordinator.on_mail(failed, clock::now()), Some(End::Failed));
     assert_eq!(coordinator.ended, [false, true]);
+    let failed = ToControl::StorageFailed { error: "a panic".into() };
+    assert_eq!(coordinator.on_mail(failed, clock::now()), Some(End::Failed));
 }
 
 #[test]
@@ -229,10 +231,10 @@ fn reports_come_in_the_cores_order_and_the_silent_ones_are_named() {
     drop(gone);
     let cores = [Told(to_gone), Told(to_core)];
     let answering = std::thread::spawn(move || match mail.recv() {
-        Ok(ToCore::Report(report)) => report.send(CoreReport { core: 1, ..Default::default() }).unwrap(),
+        Ok(ToCore::Report(report, Detail::Brief)) => report.send(CoreReport { core: 1, ..Default::default() }).unwrap(),
         _ => panic!("something else"),
     });
-    let reports = collect(&cores);
+    let reports = collect(&cores, Detail::Brief);
     answering.join().unwrap();
     assert_eq!(reports.cores.iter().map(|it| it.core).collect::<Vec<_>>(), [1]);
     assert_eq!(reports.silent, [0]);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tracing::field::display;
 use tracing::{debug, info, warn};
 
+use super::seating::beginning;
 use super::{Core, Fate, LINGER};
 use crate::runtime::client::{Client, Phase, Request, UNREAD_BYTES_MAX};
 use crate::runtime::client_tls::{ClientTls, ClientTlsError};
@@ -25,6 +26,9 @@ use crate::wire::{CloseCode, Compression};
 /// Connections on one core that have not identified: each may hold a compressor (305 KB at most). When full, the one that has said
 /// nothing for longest makes way: a bot that is about to identify says so within a round trip.
 pub const GREETING_MAX: usize = 1024;
+/// So many while none of them has been silent for `CROWD_WAIT`: all bots that come back at once after a restart say something within a round trip.
+pub const CROWD_MAX: usize = 4096;
+pub(super) const CROWD_WAIT: Duration = Duration::from_secs(2);
 /// The kernel's send buffer of one client: with the outbox it bounds what a client that stops reading can hold.
 const CLIENT_SEND_BUFFER_BYTES: i32 = 256 * 1024;
 /// What a client that is answered 503 is asked to wait.
@@ -52,7 +56,7 @@ fn tell_dismissed(client: &Client, code: CloseCode, reason: &str) {
 impl<N: Net> Core<N> {
     pub(super) fn on_accepted(&mut self, now: Instant, socket: OwnedFd) {
         // A connection that was on its way when accepting ended is told so below.
-        if self.draining.is_none() && !self.make_room() {
+        if self.draining.is_none() && !self.make_room(now) {
             return;
         }
         sys::set_send_buffer(socket.as_fd(), CLIENT_SEND_BUFFER_BYTES);
@@ -80,16 +84,21 @@ impl<N: Net> Core<N> {
 
     /// Whether one more connection may come. `clients_max` bounds the sockets, those that linger after their close included, so that
     /// shards always find one.
-    fn make_room(&mut self) -> bool {
+    fn make_room(&mut self, now: Instant) -> bool {
         let clients_max = self.shared.clients_max;
         let is_full = self.net.len() >= clients_max + self.places.len();
-        if !is_full && self.conns.greeting() < GREETING_MAX.min(clients_max) {
+        let greeting = self.conns.greeting();
+        if !is_full && greeting < GREETING_MAX.min(clients_max) {
             return true;
         }
-        let Some(token) = self.conns.quietest() else {
+        let Some((token, heard)) = self.conns.quietest() else {
             self.turned_away.full += 1;
             return false;
         };
+        if !is_full && greeting < CROWD_MAX && now.saturating_duration_since(heard) < CROWD_WAIT {
+            self.conns.spare(token, heard);
+            return true;
+        }
         self.turned_away.silent += 1;
         self.conns.remove(token);
         self.net.close(token, Duration::ZERO);
@@ -241,7 +250,10 @@ impl<N: Net> Core<N> {
                 client.out(&mut self.net, token).extend_from_slice(&upgrade_response(&upgrade));
                 client.conversation = Conversation::new(now);
                 if upgrade.encoding != Encoding::Json {
-                    let reason = "encoding=etf is not supported by shardgate: use encoding=json.";
+                    let reason = match upgrade.encoding {
+                        Encoding::Etf => "encoding=etf is not supported by shardgate: use encoding=json.",
+                        _ => "This encoding is not known: use encoding=json.",
+                    };
                     return self.dismiss(now, token, client, CloseCode::DECODE_ERROR, reason);
                 }
                 if upgrade.version.is_some_and(|it| !matches!(it, 6..=10)) {
@@ -329,6 +341,9 @@ impl<N: Net> Core<N> {
                 Step::Resume(resume) => {
                     let shard = shard_of_session(&resume.session_id);
                     let Some(shard) = shard.filter(|it| self.shared.placement.place(*it).is_some()) else {
+                        let (session, client_at) = (beginning(&resume.session_id), client.peer.map(display));
+                        info!(session, client = client_at, "client's session is of no shard that is held here: op 9");
+                        self.resumes_refused.elsewhere += 1;
                         client.tell_invalid_session(&mut self.net, token);
                         client.conversation.on_invalid_session(now);
                         continue;

@@ -429,7 +429,7 @@ impl<N: Net> Core<N> {
                 if self.keeping.generation.is_some() {
                     self.send_batch(now);
                 }
-                sender.send(self.keeping.generation.unwrap_or(0), ToStore::CoreEnded);
+                sender.send(self.keeping.generation.unwrap_or(0), ToStore::CoreEnded { core: self.index });
                 self.keeping.ending = Ending::Asked(until + END_MAX);
                 self.timers.push(std::cmp::Reverse((until + END_MAX, Timer::Keeping)));
                 false

@@ -18,7 +18,7 @@ pub use self::keeping::Keeping;
 use self::keeping::Restored;
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -32,7 +32,7 @@ use super::clock;
 use super::conns::{Conn, Conns};
 use super::delays::Delays;
 use super::link::{Link, Scratch};
-use super::mesh::{CloseReport, CoreReport, CoreSender, ToControl, ToCore, TurnedAway};
+use super::mesh::{CloseReport, CoreReport, CoreSender, Detail, ResumesRefused, ToControl, ToCore, TurnedAway};
 use super::net::{Event, Net, Token};
 use super::placement::Placement;
 use crate::session::client::Rules;
@@ -84,6 +84,8 @@ struct Place {
     armed: Option<Instant>,
     /// It is in `Core::touched`.
     touched: bool,
+    /// It is in `Core::replays`.
+    replays: bool,
     /// The place of its mark in the batch that is being collected.
     collected: Option<usize>,
     /// The shard's status as the log was told it last.
@@ -105,6 +107,8 @@ pub struct Core<N: Net> {
     touched: Vec<usize>,
     /// Shards that want something since their clients were pumped.
     pumped: Vec<usize>,
+    /// Shards that replay their logs after a restart, each once, in turn.
+    replays: VecDeque<usize>,
     snapshots: delivery::Snapshots,
     conns: Conns,
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
@@ -114,6 +118,7 @@ pub struct Core<N: Net> {
     scratch: Scratch,
     rng: fastrand::Rng,
     turned_away: TurnedAway,
+    resumes_refused: ResumesRefused,
     draining: Option<Draining>,
     /// Upgrades answered 503 because memory was used up.
     upgrades_refused: u64,
@@ -170,6 +175,7 @@ impl<N: Net> Core<N> {
             dirty: Vec::new(),
             touched: Vec::new(),
             pumped: Vec::new(),
+            replays: VecDeque::new(),
             snapshots: delivery::Snapshots::default(),
             conns: Conns::default(),
             timers: BinaryHeap::from([Reverse((parts.now + TICK, Timer::Tick))]),
@@ -179,6 +185,7 @@ impl<N: Net> Core<N> {
             scratch: Scratch::default(),
             rng: fastrand::Rng::with_seed(parts.seed),
             turned_away: TurnedAway::default(),
+            resumes_refused: ResumesRefused::default(),
             draining: None,
             upgrades_refused: 0,
             payloads: 0,
@@ -200,7 +207,9 @@ impl<N: Net> Core<N> {
         }
         loop {
             let timeout = match self.timers.peek() {
-                _ if self.keeping.is_restoring() || self.snapshots.are_due() => Some(Duration::ZERO),
+                _ if self.keeping.is_restoring() || !self.replays.is_empty() || self.snapshots.are_due() => {
+                    Some(Duration::ZERO)
+                }
                 Some(Reverse((due, _))) => Some(due.saturating_duration_since(clock::now())),
                 None => None,
             };
@@ -213,6 +222,7 @@ impl<N: Net> Core<N> {
             }
             self.run_timers(now);
             self.restore_some(now);
+            self.replay_some(now);
             self.pump_dirty(now);
             self.run_actions_of_pumping(now);
             self.note_delay(now);
@@ -302,12 +312,20 @@ impl<N: Net> Core<N> {
                     self.on_resolved(now, at, &host, addresses);
                 }
             }
-            ToCore::Report(reply) => {
+            ToCore::Report(reply, detail) => {
+                let shards = self.group.shards.iter().map(|it| {
+                    let mut report = it.report(now);
+                    if detail == Detail::Whole {
+                        it.measure(&mut report);
+                    }
+                    report
+                });
                 let report = CoreReport {
                     core: self.index,
                     backend: self.shared.backend,
                     greeting: self.conns.greeting(),
                     turned_away: self.turned_away,
+                    resumes_refused: self.resumes_refused,
                     log_dropped_early: self.group.dropped_early(),
                     upgrades_refused: self.upgrades_refused,
                     busy: clock::thread_cpu(),
@@ -315,7 +333,7 @@ impl<N: Net> Core<N> {
                     delays: self.delays.clone(),
                     closes: self.closes.clone(),
                     store_inflight_bytes: self.keeping.inflight_bytes(),
-                    shards: self.group.shards.iter().map(|it| it.report(now)).collect(),
+                    shards: shards.collect(),
                     store: self.keeping.report(),
                 };
                 // Whoever asked may have given up waiting.
@@ -381,9 +399,8 @@ impl<N: Net> Core<N> {
     // ---- timers
 
     fn run_timers(&mut self, now: Instant) {
-        let mut is_spent = false;
         while let Some(Reverse((due, timer))) = self.timers.peek().copied() {
-            if due > now || is_spent {
+            if due > now {
                 return;
             }
             self.timers.pop();
@@ -397,7 +414,6 @@ impl<N: Net> Core<N> {
                 Timer::Shard(at) if self.places[at].armed == Some(due) => {
                     self.places[at].armed = None;
                     self.on_shard_timeout(now, at);
-                    is_spent = self::is_spent(now);
                 }
                 Timer::Client(token) => self.with_client(token, |core, client| {
                     if client.armed != Some(due) {
@@ -408,6 +424,18 @@ impl<N: Net> Core<N> {
                 }),
                 Timer::Keeping => self.on_keeping_timeout(now, due),
                 Timer::Shard(_) => {}
+            }
+        }
+    }
+
+    /// Once a turn, which began at `now`: shards replay their logs in what is left of the turn's time, one at least.
+    fn replay_some(&mut self, now: Instant) {
+        while let Some(at) = self.replays.pop_front() {
+            self.places[at].replays = false;
+            self.group.shards[at].replay(now);
+            self.run_actions(now, at);
+            if is_spent(now) {
+                return;
             }
         }
     }
@@ -426,7 +454,11 @@ impl<N: Net> Core<N> {
     fn arm_shard(&mut self, at: usize) {
         let place = &mut self.places[at];
         let next_address_at = place.link.as_ref().and_then(|it| it.next_address_at);
-        let Some(due) = self.group.shards[at].due().into_iter().chain(next_address_at).min() else { return };
+        let shard = &self.group.shards[at];
+        if shard.replay_due().is_some() && !std::mem::replace(&mut place.replays, true) {
+            self.replays.push_back(at);
+        }
+        let Some(due) = shard.timers_due().into_iter().chain(next_address_at).min() else { return };
         if place.armed.is_none_or(|armed| due < armed) {
             place.armed = Some(due);
             self.timers.push(Reverse((due, Timer::Shard(at))));

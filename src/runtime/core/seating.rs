@@ -24,7 +24,7 @@ use crate::wire::CloseCode;
 const PAGE_SEND_MAX: Duration = Duration::from_secs(5);
 
 /// Of a session id what is shown: with all of it somebody could RESUME.
-fn beginning(session: &str) -> &str {
+pub(super) fn beginning(session: &str) -> &str {
     session.get(..8).unwrap_or("")
 }
 
@@ -105,6 +105,7 @@ impl<N: Net> Core<N> {
                         seq = resume.seq,
                         "client's session is unknown or its events are gone: op 9"
                     );
+                    self.resumes_refused.gone += 1;
                     client.tell_invalid_session(&mut self.net, token);
                     client.conversation.on_invalid_session(now);
                     self.run_actions(now, at);
@@ -196,6 +197,7 @@ impl<N: Net> Core<N> {
         self.with_client(token, |core, client| {
             client.seated = None;
             client.blocked = None;
+            core.resumes_refused.not_found += 1;
             client.tell_invalid_session(&mut core.net, token);
             client.conversation.on_invalid_session(now);
             core.arm_client(token, client);

@@ -4,22 +4,26 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 
-use super::clients::UNSEATED_OUTBOX_BYTES_MAX;
+use super::clients::{CROWD_MAX, CROWD_WAIT, GREETING_MAX, UNSEATED_OUTBOX_BYTES_MAX};
 use super::delivery::STALL_MAX;
 use super::gathering::GATHER;
 use super::*;
+use crate::cache::Shapes;
 use crate::runtime::client::{OUTBOX_BYTES_MAX, Request, Seated};
+use crate::runtime::link::LinkEvent;
 use crate::runtime::net::Traffic;
 use crate::runtime::settings::LiveSettings;
 use crate::runtime::tls;
 use crate::session::client::ClientLimits;
 use crate::session::payload::{Identify, Resume, Token as BotToken};
 use crate::session::upstream::CONNECT_MAX;
-use crate::shard::Shard;
 use crate::shard::clients::SEEK_MAX;
 use crate::shard::group::LogBudget;
 use crate::shard::pressure::Pressure;
-use crate::wire::ShardId;
+use crate::shard::{Shard, properties};
+use crate::wire::deframe::{Deframer, Message};
+use crate::wire::frame::{Opcode, Role, parse_header, write_frame};
+use crate::wire::{Encoder, ShardId, http};
 
 mod keeping;
 
@@ -565,4 +569,96 @@ fn a_smaller_log_gives_back_what_is_over_it() {
     assert!(core.group.log_bytes() > 4_000_000);
     core.group.set_budget(now, LogBudget { bytes: 1 << 20, keep: Duration::from_secs(60) });
     assert!(core.group.log_bytes() <= 1 << 20, "{}", core.group.log_bytes());
+}
+
+#[test]
+fn a_close_of_discords_is_answered_with_a_code_that_keeps_the_session() {
+    for (said, answered) in [(4000, 4000), (1001, 4900)] {
+        let now = clock::now();
+        let (mut core, _mail) = core(now);
+        connecting(&mut core, now, &[address(1)]);
+        let token = core.net.connects[0].0;
+        core.on_event(now, Event::Connected(token));
+        let asked = std::mem::take(core.net.queue(token));
+        let Ok(Some((http::Request::Upgrade(upgrade), _))) = http::parse_request(&asked) else { panic!("{asked:?}") };
+        let mut bytes = http::upgrade_response(&upgrade);
+        write_frame(&mut bytes, Opcode::Close, &u16::to_be_bytes(said), None);
+        core.on_link_bytes(now, 0, &bytes);
+        assert!(core.net.closed.contains(&token));
+        let mut answer = core.net.last_words.as_slice();
+        let mut deframer = Deframer::new(Role::Server, 4096);
+        let Ok(Some(Message::Close { code, .. })) = deframer.next(&mut answer) else { panic!("{answer:?}") };
+        assert_eq!(code, Some(CloseCode(answered)));
+    }
+}
+
+#[test]
+fn a_payload_in_a_thousand_messages_comes_whole() {
+    let mut link = Link::new("ws://h/", Compression::Zlib, &tls::client_config().unwrap(), None, 1).unwrap();
+    let (mut scratch, mut out) = (Scratch::default(), Vec::new());
+    link.on_resolved(vec![address(1)]);
+    link.next_address();
+    link.on_connected(&mut out).unwrap();
+    let Ok(Some((http::Request::Upgrade(upgrade), _))) = http::parse_request(&out) else { panic!("{out:?}") };
+    link.on_bytes(&http::upgrade_response(&upgrade), &mut scratch, &mut out, &mut |_| {}).unwrap();
+    let mut rng = fastrand::Rng::with_seed(1);
+    let payload: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(1 << 20).collect();
+    let (mut message, mut frames) = (Vec::new(), Vec::new());
+    Encoder::new(Compression::Zlib).write(&[&payload], &mut message);
+    let (_, head_len) = parse_header(&message).unwrap().unwrap();
+    message[head_len..].chunks(1 << 10).for_each(|part| write_frame(&mut frames, Opcode::Binary, part, None));
+    let mut got = Vec::new();
+    for read in frames.chunks(3000) {
+        let mut on_event = |event: LinkEvent<'_>| {
+            if let LinkEvent::Payload(it) = event {
+                got.extend_from_slice(it);
+            }
+        };
+        link.on_bytes(read, &mut scratch, &mut out, &mut on_event).unwrap();
+    }
+    assert!(got == payload);
+}
+
+#[test]
+fn however_long_a_turn_has_taken_all_that_is_due_is_done() {
+    let begin = clock::now();
+    let (mut core, _mail) = core(begin);
+    let count = 20;
+    core.group = Group::new(
+        (0..count).map(|_| Shard::new(properties::settings(), Shapes::default(), 1, begin)).collect(),
+        LogBudget { bytes: 64 << 20, keep: Duration::from_secs(60) },
+    );
+    core.places = (0..count).map(|_| Place::default()).collect();
+    let mut shared = (*core.shared).clone();
+    shared.placement = Placement::new(0..count as u32, 1, |_| None);
+    core.shared = Arc::new(shared);
+    // A turn that began long ago, with every shard's beat due.
+    let now = begin - Duration::from_secs(1);
+    for at in 0..count {
+        core.places[at].armed = Some(now);
+        core.timers.push(Reverse((now, Timer::Shard(at))));
+    }
+    core.run_timers(now);
+    assert_eq!(core.places.iter().filter(|it| it.armed == Some(now)).count(), 0);
+}
+
+#[test]
+fn a_crowd_that_comes_back_at_once_is_let_in_and_one_that_says_nothing_is_not() {
+    let begin = clock::now();
+    let roomy = || {
+        let (mut core, mail) = core(begin);
+        let mut shared = (*core.shared).clone();
+        shared.clients_max = 2 * CROWD_MAX;
+        core.shared = Arc::new(shared);
+        (core, mail)
+    };
+    let (mut core, _mail) = roomy();
+    let crowd: Vec<Token> = (0..CROWD_MAX).map(|_| accepted(&mut core, begin)).collect();
+    assert_eq!(core.net.closed, []);
+    accepted(&mut core, begin);
+    assert_eq!(core.net.closed, crowd[..1]);
+    let (mut core, _mail) = roomy();
+    let silent: Vec<Token> = (0..GREETING_MAX).map(|_| accepted(&mut core, begin)).collect();
+    accepted(&mut core, begin + CROWD_WAIT);
+    assert_eq!(core.net.closed, silent[..1]);
 }

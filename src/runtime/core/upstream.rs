@@ -33,7 +33,7 @@ impl<N: Net> Core<N> {
         if self.places[at].link.as_ref().and_then(|it| it.next_address_at).is_some_and(|it| now >= it) {
             self.give_up_address(now, at);
         }
-        self.group.shards[at].on_timeout(now);
+        self.group.shards[at].on_timers(now);
         self.run_actions(now, at);
     }
 
@@ -239,7 +239,8 @@ impl<N: Net> Core<N> {
             info!(shard = id, cause = code.map_or(0, |it| it.0), "Discord closed the connection");
             // First of all: a failing answer would be taken for a lost connection, and that is resumed whatever the code said.
             self.group.shards[at].on_closed(now, code);
-            let answer = code.unwrap_or(CloseCode::RECONNECTING);
+            // RFC 6455 §5.5.1 wants an answer, and not that it be the same; 1000 and 1001 from us would end the session.
+            let answer = code.filter(|it| !it.ends_session()).unwrap_or(CloseCode::RECONNECTING);
             self.with_link(now, at, |link, scratch, out| link.close(answer, scratch, out));
             self.drop_link(at, LINGER);
         } else if let Err(error) = result {

@@ -12,7 +12,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use super::{Event, Net, Token};
+use super::{ACCEPTS_MAX, Event, Net, Token};
 use crate::runtime::clock;
 use crate::runtime::epoll::Epoll;
 use crate::runtime::sys;
@@ -86,6 +86,7 @@ promises!(
     closing_listeners_ends_their_duplicates_too,
     dropping_the_backend_closes_its_sockets,
     accepting_goes_on_when_descriptors_are_free_again,
+    a_backlog_is_accepted_in_parts,
 );
 
 fn echoes_whatever_the_cuts<N: Net>(make: impl Fn() -> N) {
@@ -946,4 +947,20 @@ fn echo_client(address: SocketAddr, seed: u64) {
 /// What a descriptor stands for, such as `socket:[4711]`; the number is not given to another socket.
 fn name_of(fd: i32) -> Option<std::path::PathBuf> {
     std::fs::read_link(format!("/proc/self/fd/{fd}")).ok()
+}
+
+fn a_backlog_is_accepted_in_parts<N: Net>(make: impl Fn() -> N) {
+    let (mut net, address) = listening(&make);
+    let peers: Vec<_> = (0..3 * ACCEPTS_MAX).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let mut accepted = Vec::new();
+    while accepted.len() < peers.len() {
+        let before = accepted.len();
+        net.turn(Some(STEP)).unwrap();
+        while let Some(event) = net.next() {
+            if let Event::Accepted(socket) = event {
+                accepted.push(socket);
+            }
+        }
+        assert!(accepted.len() - before <= ACCEPTS_MAX, "{} connections in one turn", accepted.len() - before);
+    }
 }

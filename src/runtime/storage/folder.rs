@@ -6,9 +6,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
+use tracing::info;
+
+use crate::runtime::clock;
 use crate::store::disk::Name;
 
 /// Held for as long as the store is used.
@@ -17,21 +22,38 @@ pub struct Lock {
     _file: File,
 }
 
+/// A process that is just going may hold the lock for so long: its drain, and what its disk may take.
+pub const LOCK_PATIENCE: Duration = Duration::from_secs(12);
+/// How often it is tried meanwhile.
+const LOCK_RETRY: Duration = Duration::from_millis(20);
+
 impl Lock {
-    /// Errs with a line for the operator when another process holds it.
-    pub fn take(folder: &Path) -> io::Result<Self> {
+    /// Errs with a line for the operator when another process holds it for longer than `patience`.
+    pub fn take(folder: &Path, patience: Duration) -> io::Result<Self> {
         let path = folder.join("lock");
         let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(io::Error::new(
-                io::ErrorKind::ResourceBusy,
-                format!(
-                    "data_dir: {} is held by a running shardgate; remedy: stop it, or start with --takeover",
-                    path.display()
-                ),
-            )),
-            Err(error) => Err(error.into()),
+        let end = clock::now() + patience;
+        let mut is_told = false;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Self { _file: file }),
+                Err(rustix::io::Errno::WOULDBLOCK) if clock::now() < end => {
+                    if !std::mem::replace(&mut is_told, true) {
+                        info!(lock = %path.display(), ?patience, "held, perhaps by a process that is just going: waiting");
+                    }
+                    thread::sleep(LOCK_RETRY);
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::ResourceBusy,
+                        format!(
+                            "data_dir: {} is held by a running shardgate; remedy: stop it, or start with --takeover",
+                            path.display()
+                        ),
+                    ));
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 }

@@ -65,7 +65,9 @@ pub enum ToStore {
     /// The disk stands still, with as much under way as may be.
     TooSlow,
     /// Nothing more comes from this core. When all have said so the store ends: `ToCore::StoreEnded`.
-    CoreEnded,
+    CoreEnded {
+        core: usize,
+    },
 }
 
 /// With the store's generation that it is meant for: after a loss what was under way is void.

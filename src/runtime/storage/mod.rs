@@ -21,11 +21,12 @@ use std::thread::JoinHandle;
 use tracing::info;
 
 use self::direct::Direct;
-use self::folder::Lock;
+use self::folder::{LOCK_PATIENCE, Lock};
 use self::mail::{Mail, StoreReport, ToStore};
 use self::plain::Plain;
 use self::worker::Worker;
-use super::mesh::CoreSender;
+use super::guarded;
+use super::mesh::{CoreSender, ToControl, ToCore};
 use super::placement::Placement;
 use crate::store::disk::{Disk, Name};
 use crate::store::{Recovered, Settings};
@@ -77,31 +78,56 @@ pub fn start(
     settings: Settings,
     cores: Vec<CoreSender>,
     placement: Placement,
+    control: mpsc::Sender<ToControl>,
 ) -> io::Result<Storage> {
-    let lock = Lock::take(data_dir)?;
+    start_with(Lock::take(data_dir, LOCK_PATIENCE)?, data_dir, try_direct, settings, cores, placement, control)
+}
+
+fn start_with(
+    lock: Lock,
+    data_dir: &Path,
+    try_direct: bool,
+    settings: Settings,
+    cores: Vec<CoreSender>,
+    placement: Placement,
+    control: mpsc::Sender<ToControl>,
+) -> io::Result<Storage> {
     let (sender, mail) = mpsc::channel();
     let (opened, opening) = mpsc::channel();
     let data_dir = data_dir.to_owned();
-    let thread = std::thread::Builder::new().name("storage".to_owned()).spawn(move || {
+    let watched = cores.clone();
+    let work = move || {
         let (files, what) = match Files::open(&data_dir, try_direct) {
             Ok(found) => found,
-            Err(error) => return drop(opened.send(Err(error))),
+            Err(error) => {
+                let _ = opened.send(Err(error));
+                return Ok(());
+            }
         };
         info!(data_dir = %data_dir.display(), files = what, "sessions, log and state are stored");
         let worker = Worker {
             settings,
-            cores,
+            cores: cores.clone(),
             placement,
             mail,
             lock: Some(lock),
             generation: FIRST_GENERATION,
-            cores_ended: 0,
+            ended: vec![false; cores.len()],
             report: StoreReport { files: what, ..StoreReport::default() },
             reported: None,
             restoring_bytes: 0,
         };
         worker.run(files, |opening| drop(opened.send(Ok(opening))));
-    })?;
+        Ok(())
+    };
+    let failed = move |error| {
+        // What is stored is sound; a process that goes on without it would make it untrue.
+        let _ = control.send(ToControl::StorageFailed { error });
+        for core in &watched {
+            core.send(ToCore::StoreEnded);
+        }
+    };
+    let thread = std::thread::Builder::new().name("storage".to_owned()).spawn(move || guarded(work, failed))?;
     let opening = opening.recv().map_err(|_| io::Error::other("the storage thread ended while it began"))??;
     Ok(Storage { sender: StoreSender::new(sender), opening, thread })
 }

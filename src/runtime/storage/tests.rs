@@ -59,13 +59,17 @@ fn settings() -> Settings {
 struct Bench {
     storage: Storage,
     mail: mpsc::Receiver<ToCore>,
+    failures: mpsc::Receiver<ToControl>,
 }
 
 fn begin(folder: &Folder, try_direct: bool) -> io::Result<Bench> {
     let (sender, mail) = mpsc::channel();
     let core = CoreSender::new(sender, Arc::new(sys::eventfd()?));
-    let storage = start(&folder.0, try_direct, settings(), vec![core], Placement::new(0..2, 1, |_| None))?;
-    Ok(Bench { storage, mail })
+    let (control, failures) = mpsc::channel();
+    let lock = Lock::take(&folder.0, Duration::ZERO)?;
+    let placement = Placement::new(0..2, 1, |_| None);
+    let storage = start_with(lock, &folder.0, try_direct, settings(), vec![core], placement, control)?;
+    Ok(Bench { storage, mail, failures })
 }
 
 impl Bench {
@@ -89,7 +93,7 @@ impl Bench {
     }
 
     fn end(self) {
-        self.tell(ToStore::CoreEnded);
+        self.tell(ToStore::CoreEnded { core: 0 });
         self.await_mail(|it| matches!(it, ToCore::StoreEnded).then_some(()));
         self.storage.thread.join().unwrap();
     }
@@ -235,6 +239,29 @@ fn a_folder_in_use_is_refused_with_the_remedy() {
     assert!(line.starts_with("data_dir: ") && line.contains("/lock is held") && line.contains("--takeover"), "{line}");
     bench.end();
     begin(&folder, false).unwrap().end();
+}
+
+#[test]
+fn a_folder_that_another_process_is_about_to_leave_is_waited_for() {
+    let folder = Folder::new();
+    let held = Lock::take(&folder.0, Duration::ZERO).unwrap();
+    let leaving = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(100));
+        drop(held);
+    });
+    Lock::take(&folder.0, Duration::from_secs(60)).unwrap();
+    leaving.join().unwrap();
+}
+
+#[test]
+fn a_panic_of_the_thread_is_told_to_the_process_and_to_every_core() {
+    let folder = Folder::new();
+    let bench = begin(&folder, false).unwrap();
+    // No such core.
+    bench.tell(ToStore::CoreEnded { core: 9 });
+    bench.await_mail(|it| matches!(it, ToCore::StoreEnded).then_some(()));
+    let failure = bench.failures.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert!(matches!(failure, ToControl::StorageFailed { .. }));
 }
 
 #[test]

@@ -43,8 +43,8 @@ pub(super) struct Worker {
     pub lock: Option<Lock>,
     /// Of the store that is, or the last one that was.
     pub generation: u64,
-    /// Cores that have said that nothing more comes.
-    pub cores_ended: usize,
+    /// By core: it has said that nothing more comes.
+    pub ended: Vec<bool>,
     pub report: StoreReport,
     pub reported: Option<Instant>,
     /// Told and not yet taken.
@@ -83,6 +83,11 @@ impl Worker {
         loop {
             match end {
                 End::Stopped => return self.end(),
+                // Nothing goes on in memory that would make the files untrue: they hold what they held a moment ago, as after a kill.
+                End::Failed(ref error) if !self.ended.contains(&false) => {
+                    error!("data_dir: the last write failed, what was stored before it stays: {error}");
+                    return self.end();
+                }
                 End::Failed(ref error) => {
                     self.say_lost(error, "is removed");
                     // What cannot be removed now is removed before anything new is written.
@@ -141,7 +146,7 @@ impl Worker {
                 self.write(store, &mut batches)?;
                 sync_at.get_or_insert(clock::now() + SYNC_AFTER);
             }
-            if self.cores_ended == self.cores.len() {
+            if !self.ended.contains(&false) {
                 return self.finish(store);
             }
             if can_restore {
@@ -165,8 +170,8 @@ impl Worker {
     }
 
     fn take(&mut self, store: &mut Store<&mut Files>, mail: Mail, batches: &mut Vec<Batch>) -> io::Result<()> {
-        if let ToStore::CoreEnded = mail.message {
-            self.cores_ended += 1;
+        if let ToStore::CoreEnded { core } = mail.message {
+            self.ended[core] = true;
             return Ok(());
         }
         if mail.generation != self.generation {
@@ -190,7 +195,7 @@ impl Worker {
             ToStore::Rotated { core, wal, floors } => store.on_rotated(core, wal, &floors)?,
             ToStore::StateTaken { bytes } => self.restoring_bytes = self.restoring_bytes.saturating_sub(bytes),
             ToStore::TooSlow => return Err(io::Error::new(io::ErrorKind::TimedOut, "the disk stands still")),
-            ToStore::CoreEnded => {}
+            ToStore::CoreEnded { .. } => {}
         }
         Ok(())
     }
@@ -260,13 +265,13 @@ impl Worker {
     /// Takes no notice of anything until the next attempt is due; false when all cores have ended.
     fn wait_lost(&mut self) -> bool {
         let until = clock::now() + RETRY_AFTER;
-        while self.cores_ended < self.cores.len() {
+        while self.ended.contains(&false) {
             let left = until.saturating_duration_since(clock::now());
             if left.is_zero() {
                 return true;
             }
             match self.mail.recv_timeout(left) {
-                Ok(Mail { message: ToStore::CoreEnded, .. }) => self.cores_ended += 1,
+                Ok(Mail { message: ToStore::CoreEnded { core }, .. }) => self.ended[core] = true,
                 Ok(_) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return false,
             }

@@ -17,11 +17,11 @@ fn live(now: Instant) -> Commands {
 /// A voice state update that says who sent it and as which of its commands.
 fn voice(client: u64, number: usize) -> Command {
     let d = format!(r#"{{"guild_id":"{client}","channel_id":"{number}"}}"#);
-    Command { op: CommandOp::VoiceStateUpdate, d: d.into() }
+    Command::new(CommandOp::VoiceStateUpdate, d)
 }
 
 fn presence(status: &str) -> Command {
-    Command { op: CommandOp::PresenceUpdate, d: format!(r#"{{"status":"{status}"}}"#).into() }
+    Command::new(CommandOp::PresenceUpdate, format!(r#"{{"status":"{status}"}}"#))
 }
 
 /// Client and number of a payload made from `voice`.
@@ -46,10 +46,13 @@ fn a_command_goes_up_with_op_and_d_alone() {
     let mut commands = live(now);
     let sent = br#"{"x":1,"d":{"guild_id": 1.0e0,"channel_id":null},"op":4,"s":2}"#;
     assert!(payload::parse(sent).is_err());
-    let sent = br#"{"x":1,"d":{"guild_id": 1, "channel_id":null},"op":4.0,"s":2}"#;
+    let sent = br#"{"x":1,"d":{"guild_id": 1, "channel_id":null,"self_mute":false, "self_deaf":true},"op":4.0,"s":2}"#;
     let Ok(ClientPayload::Command(command)) = payload::parse(sent) else { panic!() };
     commands.push(1, command, now).unwrap();
-    assert_eq!(poll_all(&mut commands, now), [r#"{"op":4,"d":{"guild_id": 1, "channel_id":null}}"#]);
+    assert_eq!(
+        poll_all(&mut commands, now),
+        [r#"{"op":4,"d":{"guild_id": 1, "channel_id":null,"self_mute":false, "self_deaf":true}}"#]
+    );
 }
 
 #[test]
@@ -90,7 +93,7 @@ fn while_upstream_is_not_live_commands_wait() {
     commands.resume(now + secs(9));
     assert_eq!(commands.due(), Some(now + secs(9)));
     assert_eq!(poll_all(&mut commands, now + secs(9)).len(), 1);
-    commands.pause();
+    commands.pause(now + secs(9));
     commands.push(1, voice(1, 1), now).unwrap();
     assert_eq!(commands.poll(now + secs(9)), None);
 }
@@ -174,7 +177,7 @@ fn a_member_request_is_answered_to_its_client_alone() {
     let now = start();
     let mut commands = live(now);
     let d = r#"{"guild_id":"1","query":"","limit":0,"nonce":"mine"}"#;
-    commands.push(7, Command { op: CommandOp::RequestGuildMembers, d: d.into() }, now).unwrap();
+    commands.push(7, Command::new(CommandOp::RequestGuildMembers, d), now).unwrap();
     let sent = poll_all(&mut commands, now).remove(0);
     let nonce = sent.split(r#""nonce":""#).nth(1).unwrap().split('"').next().unwrap();
     assert!(nonce.starts_with("sg"), "{sent}");
@@ -183,11 +186,37 @@ fn a_member_request_is_answered_to_its_client_alone() {
     assert_eq!(commands.route(b"GUILD_MEMBERS_CHUNK", answer.as_bytes(), now), expected);
 }
 
+/// How many payloads go up in each of five sessions that Discord forgets, each that long after it has begun.
+fn told_to_sessions(command: Command, lived: Duration) -> Vec<usize> {
+    let mut now = start();
+    let mut commands = live(now);
+    commands.push(7, command, now).unwrap();
+    let mut told = vec![poll_all(&mut commands, now).len()];
+    for _ in 0..4 {
+        commands.pause(now + lived);
+        // Out for longer than a session must live.
+        now += lived + secs(60);
+        commands.on_connection(now);
+        commands.on_new_session(now, |client| client == 7);
+        commands.resume(now);
+        told.push(poll_all(&mut commands, now).len());
+    }
+    told
+}
+
+#[test]
+fn what_may_have_ended_a_session_is_told_to_the_next_one_and_to_no_third() {
+    let ask = || Command::new(CommandOp::RequestGuildMembers, r#"{"guild_id":"1","query":"","limit":0}"#);
+    assert_eq!(told_to_sessions(presence("dnd"), LIVE_MIN - ms(1)), [1, 1, 0, 0, 0]);
+    assert_eq!(told_to_sessions(presence("dnd"), LIVE_MIN), [1, 1, 1, 1, 1], "sessions have outlived it");
+    assert_eq!(told_to_sessions(ask(), secs(1)), [1, 1, 0, 0, 0]);
+}
+
 #[test]
 fn a_payload_that_a_nonce_would_make_too_long_goes_up_as_it_is() {
     let now = start();
     let mut commands = live(now);
-    let frame = |query: &str| format!(r#"{{"op":8,"d":{{"guild_id":"1","query":"{query}"}}}}"#);
+    let frame = |query: &str| format!(r#"{{"op":8,"d":{{"guild_id":"1","limit":1,"query":"{query}"}}}}"#);
     let payload = frame(&"x".repeat(PAYLOAD_BYTES_MAX - frame("").len()));
     let Ok(ClientPayload::Command(command)) = payload::parse(payload.as_bytes()) else { panic!() };
     commands.push(1, command, now).unwrap();

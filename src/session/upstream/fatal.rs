@@ -19,13 +19,13 @@ const PRIVILEGED: [(u64, &str, &str); 3] = [
 pub fn remedy(code: CloseCode, settings: &UpstreamSettings) -> String {
     let UpstreamSettings { shard, shard_count, intents, .. } = settings;
     match code {
-        CloseCode::AUTHENTICATION_FAILED => "the token is wrong or was reset: take a new one from the developer portal             (Bot › Reset Token) and put it into `token`, `token_file` or TOKEN"
+        CloseCode::AUTHENTICATION_FAILED => "the token is wrong or was reset: take a new one from the developer portal (Bot › Reset Token) and put it into `token`, `token_file` or TOKEN"
             .to_owned(),
         CloseCode::INVALID_SHARD => format!(
-            "shard {shard} of {shard_count} is not valid: check `shards`, `shard_start` and `shard_end`, or leave them out; a bot with              large bot sharding needs a multiple of the number that Discord assigned"
+            "shard {shard} of {shard_count} is not valid: check `shards`, `shard_start` and `shard_end`, or leave them out; a bot with large bot sharding needs a multiple of the number that Discord assigned"
         ),
         CloseCode::SHARDING_REQUIRED => format!(
-            "with {shard_count} shards this one would hold more than 2,500 guilds: set a higher `shards`, or leave it out to have as              many as Discord recommends"
+            "with {shard_count} shards this one would hold more than 2,500 guilds: set a higher `shards`, or leave it out to have as many as Discord recommends"
         ),
         CloseCode::INVALID_API_VERSION => "version 10 of the API is not served any more: take a newer shardgate".to_owned(),
         CloseCode::INVALID_INTENTS => {
@@ -47,7 +47,7 @@ fn disallowed(intents: u64) -> String {
     let names: Vec<_> = wanted.iter().map(|(bit, name, _)| format!("{name} ({bit})")).collect();
     let switches: Vec<_> = wanted.iter().map(|(_, _, switch)| *switch).collect();
     format!(
-        "`intents` ({intents}) has privileged intents that are not enabled for this application: {}; switch on {} in the developer portal          (https://discord.com/developers/applications › Bot › Privileged Gateway Intents), or set `intents` to {without}",
+        "`intents` ({intents}) has privileged intents that are not enabled for this application: {}; switch on {} in the developer portal (https://discord.com/developers/applications › Bot › Privileged Gateway Intents), or set `intents` to {without}",
         names.join(", "),
         switches.join(", ")
     )
@@ -69,6 +69,14 @@ mod tests {
             compression: Compression::None,
         };
         remedy(code, &settings)
+    }
+
+    #[test]
+    fn each_final_code_has_one_sentence() {
+        for code in 4000..=4020 {
+            let line = remedy_of(CloseCode(code), 513 | 1 << 1);
+            assert!(!line.contains("  ") && !line.contains('\n'), "{line}");
+        }
     }
 
     #[test]

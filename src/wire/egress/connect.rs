@@ -6,10 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::{Credentials, EgressError, authority, shown};
-use crate::wire::http::{HEADERS_MAX, RESPONSE_BYTES_MAX};
-
-/// Interim answers that are read over; one more is taken for the answer.
-const INTERIM_MAX: u8 = 8;
+use crate::wire::http::{HEADERS_MAX, INTERIM_MAX, RESPONSE_BYTES_MAX, is_interim};
 
 /// Waits for the answer.
 pub struct Connect {
@@ -51,8 +48,7 @@ impl Connect {
             used += head_len - before;
             match status {
                 200..=299 => return Ok(Some(used)),
-                // RFC 9110 §15.2: interim, the answer follows. 101 would be another protocol than was asked for.
-                100 | 102..=199 if self.interim < INTERIM_MAX => {
+                _ if is_interim(status) && self.interim < INTERIM_MAX => {
                     self.interim += 1;
                     self.head.clear();
                 }

@@ -205,6 +205,19 @@ fn an_answer_that_is_not_our_101_is_an_error() {
 }
 
 #[test]
+fn interim_answers_are_read_over() {
+    let interim = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n";
+    let answer = upgrade_response(&upgrade("/"));
+    let all = [&interim.repeat(2)[..], &answer, b"\x81\x00"].concat();
+    for end in 0..all.len() {
+        let whole = (end + 2 >= all.len()).then_some(all.len() - 2);
+        assert_eq!(parse_upgrade_response(&all[..end], NONCE), Ok(whole), "{end}");
+    }
+    let endless = parse_upgrade_response(&[&interim.repeat(9)[..], &answer].concat(), NONCE);
+    assert!(matches!(endless, Err(HttpError::Malformed(_))), "{endless:?}");
+}
+
+#[test]
 fn noise_is_400() {
     for noise in [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".as_slice(), b"GET / HTTP/2.0\r\n\r\n", b"\0\0\0\0"] {
         assert!(matches!(parse_request(noise), Err(HttpError::Malformed(_))), "{noise:?}");

@@ -323,7 +323,7 @@ fn the_core_ends_when_the_store_has_the_last_batch_or_its_time_is_over() {
     let (mut core, _control, mail) = keeping(begin);
     assert!(!core.end_keeping(begin, begin));
     let said: Vec<ToStore> = mail.try_iter().map(|it| it.message).collect();
-    assert!(matches!(&said[..], [ToStore::Batch(_), ToStore::CoreEnded]), "{said:?}");
+    assert!(matches!(&said[..], [ToStore::Batch(_), ToStore::CoreEnded { .. }]), "{said:?}");
     assert!(!core.end_keeping(begin, begin));
     assert!(core.end_keeping(begin + Duration::from_secs(60), begin));
     core.on_mail(begin, ToCore::StoreEnded);
