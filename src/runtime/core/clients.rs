@@ -99,10 +99,26 @@ impl<N: Net> Core<N> {
             self.conns.spare(token, heard);
             return true;
         }
+        self.give_up_silent(token);
+        true
+    }
+
+    /// A crowd that has not said anything in time is closed down to `GREETING_MAX`.
+    pub(super) fn thin_the_crowd(&mut self, now: Instant) {
+        while self.conns.greeting() > GREETING_MAX
+            && let Some((token, heard)) = self.conns.quietest()
+        {
+            if now.saturating_duration_since(heard) < CROWD_WAIT {
+                return self.conns.spare(token, heard);
+            }
+            self.give_up_silent(token);
+        }
+    }
+
+    fn give_up_silent(&mut self, token: Token) {
         self.turned_away.silent += 1;
         self.conns.remove(token);
         self.net.close(token, Duration::ZERO);
-        true
     }
 
     /// Answers a connection that has not spoken, or just asked for its upgrade, with 503. In the middle of a TLS handshake there is nothing

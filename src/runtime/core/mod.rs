@@ -446,6 +446,7 @@ impl<N: Net> Core<N> {
         for token in self.conns.blocked() {
             self.with_client(token, |core, client| core.on_blocked_tick(now, token, client));
         }
+        self.thin_the_crowd(now);
         if self.group.pressure().cuts_laggards() {
             self.cut_laggards(now);
         }

@@ -657,6 +657,11 @@ fn a_crowd_that_comes_back_at_once_is_let_in_and_one_that_says_nothing_is_not() 
     assert_eq!(core.net.closed, []);
     accepted(&mut core, begin);
     assert_eq!(core.net.closed, crowd[..1]);
+    core.on_tick(begin + CROWD_WAIT - Duration::from_millis(1));
+    assert_eq!(core.net.closed, crowd[..1]);
+    core.on_tick(begin + CROWD_WAIT);
+    assert_eq!(core.conns.greeting(), GREETING_MAX);
+    assert_eq!(core.net.closed, crowd[..CROWD_MAX + 1 - GREETING_MAX]);
     let (mut core, _mail) = roomy();
     let silent: Vec<Token> = (0..GREETING_MAX).map(|_| accepted(&mut core, begin)).collect();
     accepted(&mut core, begin + CROWD_WAIT);
