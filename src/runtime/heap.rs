@@ -11,8 +11,8 @@ const PURGE_ALL: &CStr = c"arena.4096.purge";
 /// The longest line of /proc/self/statm: seven numbers of 64 bits.
 const STATM_LEN_MAX: usize = 7 * 21;
 
-/// Resident memory in bytes (`VmRSS`); `None` where /proc is not mounted. Asked each second, also at rest: statm is one short line, made in a
-/// third of the time that status takes.
+/// Resident memory in bytes (`VmRSS`); `None` where /proc is not mounted. Asked each second, also at rest, so of statm: one short line, where
+/// status is a page.
 pub fn resident_bytes() -> Option<u64> {
     let mut line = [0; STATM_LEN_MAX];
     let len = File::open("/proc/self/statm").ok()?.read(&mut line).ok()?;
