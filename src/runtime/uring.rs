@@ -72,6 +72,7 @@ struct Listener {
 
 /// The io_uring backend. Stays on the thread that made it.
 pub struct Ring {
+    /// Before `table`: it is dropped first, while the sockets are open.
     queue: Queue,
     table: Table<Flight>,
     /// Sockets that wait for a buffer and got none since they were armed, in that order. A socket is in one of the two, once.

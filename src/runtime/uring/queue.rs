@@ -235,7 +235,8 @@ impl Queue {
         }
         // SAFETY: of all requests made here only a send refers to memory of ours. Its bytes are in `sending`, out of anybody's
         // reach, until `take_sent` finds the submission consumed, and a consumed send is never read again (see above).
-        // When the ring is dropped first, what was not submitted never will be.
+        // `drop` submits what is still queued: `sending` is a field and lives until after it, and the sockets are open, for whoever holds this queue
+        // holds them in a field behind it.
         unsafe { self.ring.submission().push(&entry) }.expect("there is room");
         Ok(())
     }
