@@ -459,6 +459,20 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_whether_all_is_well_costs_no_walk_over_the_state() {
+        let asked = std::cell::RefCell::new(Vec::new());
+        for path in ["/livez", "/readyz", "/health", "/metrics", "/stats"] {
+            let collect = |detail| {
+                asked.borrow_mut().push(detail);
+                reports(&[4, 4])
+            };
+            get_with(path, &ProcessReport::default(), &collect);
+        }
+        let (brief, whole) = (Detail::Brief, Detail::Whole);
+        assert_eq!(*asked.borrow(), [brief, brief, brief, whole, whole]);
+    }
+
+    #[test]
     fn alive_means_that_every_core_answers() {
         assert_eq!(get("/livez", &[1, 1]), (200, "ok\n".into()));
         let silent = |_| Reports { silent: vec![1], ..reports(&[4]) };

@@ -52,7 +52,7 @@ use net::Net;
 use placement::Placement;
 use settings::{Backend, RuntimeSettings};
 use storage::mail::ToStore;
-use storage::{Storage, StoreSender};
+use storage::{LOCK_PATIENCE, Lock, Storage, StoreSender};
 
 /// The running cores.
 pub struct Runtime {
@@ -174,7 +174,8 @@ fn start_storage(
         salt,
     };
     let try_direct = settings.backend == Backend::IoUring;
-    storage::start(&wanted.data_dir, try_direct, store, cores.to_vec(), placement.clone(), control).map(Some)
+    let lock = Lock::take(&wanted.data_dir, LOCK_PATIENCE)?;
+    storage::start(lock, &wanted.data_dir, try_direct, store, cores.to_vec(), placement.clone(), control).map(Some)
 }
 
 /// Does a thread's work. `failed` hears what ended it before its time, a panic too: the control thread ends the process then, since half a proxy is

@@ -305,6 +305,9 @@ mod tests {
         drop(listener);
         assert!(refuse_a_taken_port(address).is_ok());
         assert!(refuse_a_taken_port("0.0.0.0:0".parse().unwrap()).is_ok());
+        // Of documentation (RFC 5737), so nobody's.
+        let elsewhere = refuse_a_taken_port("192.0.2.1:7878".parse().unwrap()).unwrap_err();
+        assert_eq!(elsewhere.kind(), io::ErrorKind::AddrNotAvailable);
     }
 
     #[test]

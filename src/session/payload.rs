@@ -217,12 +217,11 @@ fn command(op: CommandOp, d: &str) -> Result<ClientPayload, ClientError> {
     RawObject::parse(d).ok_or_else(refuse)?;
     let members = Members::parse(op as i64, d)?;
     members.check(op)?;
-    let missing = defaults(op).iter().filter(|(key, default)| members.get(key).is_null() && *default != "null");
-    let absent = defaults(op).iter().filter(|(key, default)| !members.d.contains_key(*key) && *default == "null");
     let mut text = d.to_owned();
-    for (key, default) in missing.chain(absent) {
-        // `limit` belongs to `query`.
-        if *key != "limit" || members.get("query").is_string() {
+    for (key, default) in defaults(op) {
+        // Where null is what is meant, it may stand there.
+        let is_there = if *default == "null" { members.d.contains_key(*key) } else { !members.get(key).is_null() };
+        if !is_there && (op != CommandOp::RequestGuildMembers || members.get("query").is_string()) {
             text = RawObject::parse(&text).ok_or_else(refuse)?.with(key, Some(default));
         }
     }
@@ -245,6 +244,7 @@ fn defaults(op: CommandOp) -> &'static [(&'static str, &'static str)] {
             &[("since", "null"), ("activities", "[]"), ("status", r#""online""#), ("afk", "false")]
         }
         CommandOp::VoiceStateUpdate => &[("channel_id", "null"), ("self_mute", "false"), ("self_deaf", "false")],
+        // Beside a query.
         CommandOp::RequestGuildMembers => &[("limit", "0")],
         CommandOp::RequestSoundboardSounds | CommandOp::RequestChannelInfo => &[],
     }
@@ -542,13 +542,13 @@ mod tests {
     #[test]
     fn what_discord_wants_and_a_client_leaves_out_is_put_in() {
         for (op, d, completed) in [
-            (3, "{}", r#"{"activities":[],"status":"online","afk":false,"since":null}"#),
+            (3, "{}", r#"{"since":null,"activities":[],"status":"online","afk":false}"#),
             (
                 3,
                 r#"{"status":"dnd","activities":null}"#,
-                r#"{"status":"dnd","activities":[],"afk":false,"since":null}"#,
+                r#"{"status":"dnd","activities":[],"since":null,"afk":false}"#,
             ),
-            (4, r#"{"guild_id":"1"}"#, r#"{"guild_id":"1","self_mute":false,"self_deaf":false,"channel_id":null}"#),
+            (4, r#"{"guild_id":"1"}"#, r#"{"guild_id":"1","channel_id":null,"self_mute":false,"self_deaf":false}"#),
             (8, r#"{"guild_id":"1","query":""}"#, r#"{"guild_id":"1","query":"","limit":0}"#),
         ] {
             let parsed = parse(format!(r#"{{"op":{op},"d":{d}}}"#).as_bytes());

@@ -21,7 +21,7 @@ use std::thread::JoinHandle;
 use tracing::info;
 
 use self::direct::Direct;
-use self::folder::{LOCK_PATIENCE, Lock};
+pub use self::folder::{LOCK_PATIENCE, Lock};
 use self::mail::{Mail, StoreReport, ToStore};
 use self::plain::Plain;
 use self::worker::Worker;
@@ -68,22 +68,11 @@ pub struct Storage {
     pub thread: JoinHandle<()>,
 }
 
-/// Starts the storage thread and waits until it has read the records; the state follows by mail to the cores. Errs when another process holds
-/// the folder, or no thread can be had; a disk that fails is no error.
+/// Starts the storage thread, which keeps the folder's `lock`, and waits until it has read the records; the state follows by mail to the cores. Errs when
+/// no thread can be had; a disk that fails is no error.
 ///
 /// `try_direct`: a ring works on this machine, so that direct I/O may be tried.
 pub fn start(
-    data_dir: &Path,
-    try_direct: bool,
-    settings: Settings,
-    cores: Vec<CoreSender>,
-    placement: Placement,
-    control: mpsc::Sender<ToControl>,
-) -> io::Result<Storage> {
-    start_with(Lock::take(data_dir, LOCK_PATIENCE)?, data_dir, try_direct, settings, cores, placement, control)
-}
-
-fn start_with(
     lock: Lock,
     data_dir: &Path,
     try_direct: bool,
@@ -97,7 +86,7 @@ fn start_with(
     let data_dir = data_dir.to_owned();
     let watched = cores.clone();
     let work = move || {
-        let (files, what) = match Files::open(&data_dir, try_direct) {
+        let (mut files, what) = match Files::open(&data_dir, try_direct) {
             Ok(found) => found,
             Err(error) => {
                 let _ = opened.send(Err(error));
@@ -117,7 +106,7 @@ fn start_with(
             reported: None,
             restoring_bytes: 0,
         };
-        worker.run(files, |opening| drop(opened.send(Ok(opening))));
+        worker.run(&mut files, |opening| drop(opened.send(Ok(opening))));
         Ok(())
     };
     let failed = move |error| {

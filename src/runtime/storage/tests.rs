@@ -1,6 +1,8 @@
 //! The storage thread over real files, both ways; its mail is read by the test.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -68,7 +70,7 @@ fn begin(folder: &Folder, try_direct: bool) -> io::Result<Bench> {
     let (control, failures) = mpsc::channel();
     let lock = Lock::take(&folder.0, Duration::ZERO)?;
     let placement = Placement::new(0..2, 1, |_| None);
-    let storage = start_with(lock, &folder.0, try_direct, settings(), vec![core], placement, control)?;
+    let storage = start(lock, &folder.0, try_direct, settings(), vec![core], placement, control)?;
     Ok(Bench { storage, mail, failures })
 }
 
@@ -262,6 +264,47 @@ fn a_panic_of_the_thread_is_told_to_the_process_and_to_every_core() {
     bench.await_mail(|it| matches!(it, ToCore::StoreEnded).then_some(()));
     let failure = bench.failures.recv_timeout(Duration::from_secs(20)).unwrap();
     assert!(matches!(failure, ToControl::StorageFailed { .. }));
+}
+
+/// A worker over `disk` with one core, which has said all it has to say. `opened` is called once the store is open. Returns what was found, and what the
+/// core was told.
+fn work_on(disk: &Rc<RefCell<MemoryDisk>>, said: Vec<ToStore>, opened: impl FnOnce()) -> (Opening, Vec<ToCore>) {
+    let (to_core, told) = mpsc::channel();
+    let (to_worker, mail) = mpsc::channel();
+    for message in said.into_iter().chain([ToStore::CoreEnded { core: 0 }]) {
+        to_worker.send(Mail { generation: FIRST_GENERATION, message }).unwrap();
+    }
+    let worker = Worker {
+        settings: settings(),
+        cores: vec![CoreSender::new(to_core, Arc::new(sys::eventfd().unwrap()))],
+        placement: Placement::new(0..2, 1, |_| None),
+        mail,
+        lock: None,
+        generation: FIRST_GENERATION,
+        ended: vec![false],
+        report: StoreReport::default(),
+        reported: None,
+        restoring_bytes: 0,
+    };
+    let mut opening = None;
+    worker.run(&mut Rc::clone(disk), |it| {
+        opening = Some(it);
+        opened();
+    });
+    (opening.unwrap(), told.try_iter().collect())
+}
+
+#[test]
+fn a_last_write_that_fails_leaves_what_was_stored_before() {
+    let disk = Rc::default();
+    work_on(&disk, Vec::new(), || ());
+    let fail = || disk.borrow_mut().faults.syncs_fail = true;
+    let (_, told) = work_on(&disk, vec![ToStore::Batch(batch(b"a session"))], fail);
+    assert!(told.iter().any(|it| matches!(it, ToCore::StoreWritten(_))));
+    assert!(!told.iter().any(|it| matches!(it, ToCore::StoreLost)));
+    disk.borrow_mut().faults.syncs_fail = false;
+    let (opening, _) = work_on(&disk, Vec::new(), || ());
+    assert_eq!(opening.shards[0].1.records, records(b"a session"));
 }
 
 #[test]

@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
+use super::Opening;
 use super::folder::Lock;
 use super::mail::{Batch, Mail, StoreReport, ToStore};
-use super::{Files, Opening};
 use crate::runtime::clock;
 use crate::runtime::mesh::{CoreSender, ToCore};
 use crate::runtime::placement::Placement;
+use crate::store::disk::Disk;
 use crate::store::{Settings, StateStep, Store, Written, disk};
 use crate::wire::ShardId;
 
@@ -63,8 +64,8 @@ enum End {
 
 impl Worker {
     /// Opens the store, says what was found, and serves until all cores have ended.
-    pub fn run(mut self, mut files: Files, opened: impl FnOnce(Opening)) {
-        let mut end = match Store::open(&mut files, self.settings.clone()) {
+    pub fn run(mut self, files: &mut impl Disk, opened: impl FnOnce(Opening)) {
+        let mut end = match Store::open(&mut *files, self.settings.clone()) {
             Ok((mut store, recovery)) => {
                 if let Some(line) = &recovery.dropped {
                     warn!("what is stored in data_dir does not fit and is dropped: {line}");
@@ -91,7 +92,7 @@ impl Worker {
                 End::Failed(ref error) => {
                     self.say_lost(error, "is removed");
                     // What cannot be removed now is removed before anything new is written.
-                    let _ = disk::wipe(&mut files);
+                    let _ = disk::wipe(files);
                 }
                 End::Unread(ref error) => self.say_lost(error, "is left alone until it can be read"),
             }
@@ -99,12 +100,12 @@ impl Worker {
                 return self.end();
             }
             if let End::Unread(_) = end
-                && let Err(error) = Store::open(&mut files, self.settings.clone())
+                && let Err(error) = Store::open(&mut *files, self.settings.clone())
             {
                 end = End::Unread(error);
                 continue;
             }
-            end = match Store::create(&mut files, self.settings.clone()) {
+            end = match Store::create(&mut *files, self.settings.clone()) {
                 Ok(mut store) => {
                     info!("data_dir can be written again: everything is stored anew");
                     self.generation += 1;
@@ -118,14 +119,14 @@ impl Worker {
         }
     }
 
-    fn serve(&mut self, store: &mut Store<&mut Files>) -> End {
+    fn serve<D: Disk>(&mut self, store: &mut Store<&mut D>) -> End {
         match self.try_serve(store) {
             Ok(()) => End::Stopped,
             Err(error) => End::Failed(error),
         }
     }
 
-    fn try_serve(&mut self, store: &mut Store<&mut Files>) -> io::Result<()> {
+    fn try_serve<D: Disk>(&mut self, store: &mut Store<&mut D>) -> io::Result<()> {
         let mut batches: Vec<Batch> = Vec::new();
         let mut sync_at: Option<Instant> = None;
         let (mut restores, mut tends) = (true, false);
@@ -169,7 +170,7 @@ impl Worker {
         if sync_at.is_some() { until_sync.min(REPORT_EVERY) } else { until_sync }
     }
 
-    fn take(&mut self, store: &mut Store<&mut Files>, mail: Mail, batches: &mut Vec<Batch>) -> io::Result<()> {
+    fn take<D: Disk>(&mut self, store: &mut Store<&mut D>, mail: Mail, batches: &mut Vec<Batch>) -> io::Result<()> {
         if let ToStore::CoreEnded { core } = mail.message {
             self.ended[core] = true;
             return Ok(());
@@ -200,7 +201,7 @@ impl Worker {
         Ok(())
     }
 
-    fn write(&mut self, store: &mut Store<&mut Files>, batches: &mut Vec<Batch>) -> io::Result<()> {
+    fn write<D: Disk>(&mut self, store: &mut Store<&mut D>, batches: &mut Vec<Batch>) -> io::Result<()> {
         let began = clock::now();
         let Written { rotate, tails } = store.write()?;
         // What merely happened Discord tells again. A number that a client was given on our word it does not.
@@ -223,7 +224,7 @@ impl Worker {
     }
 
     /// Hands the next recovered checkpoints to their cores; false when there are no more.
-    fn restore_some(&mut self, store: &mut Store<&mut Files>) -> io::Result<bool> {
+    fn restore_some<D: Disk>(&mut self, store: &mut Store<&mut D>) -> io::Result<bool> {
         // So many at a time that batches do not wait for them.
         for _ in 0..32 {
             match store.next_state()? {
@@ -243,7 +244,7 @@ impl Worker {
     }
 
     /// All cores have ended: everything is made sure.
-    fn finish(&mut self, store: &mut Store<&mut Files>) -> io::Result<()> {
+    fn finish<D: Disk>(&mut self, store: &mut Store<&mut D>) -> io::Result<()> {
         store.write()?;
         store.sync()
     }
@@ -285,7 +286,7 @@ impl Worker {
         self.tell_all(|| ToCore::StoreEnded);
     }
 
-    fn tell_report(&mut self, now: Instant, store: &Store<&mut Files>) {
+    fn tell_report<D: Disk>(&mut self, now: Instant, store: &Store<&mut D>) {
         let due = self.reported.is_none_or(|it| now.saturating_duration_since(it) >= REPORT_EVERY);
         let stats = store.stats();
         if due && (self.reported.is_none() || stats != self.report.stats) {
